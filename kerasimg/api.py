@@ -8,7 +8,6 @@ the checked spec of `kerasimg.spec` with methods. Nothing heavy is imported befo
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -37,6 +36,7 @@ from kerasimg.spec.diff import Difference, differences
 from kerasimg.spec.formatting import dumps
 from kerasimg.spec.nodes import NAME
 from kerasimg.tuning.journal import AUTO, AUTO_RESULT, BEST, CALL, FRONT, WINNER
+from kerasimg.tuning.time_budget import now_or_before
 
 if TYPE_CHECKING:
     import keras
@@ -590,7 +590,8 @@ class Run(os.PathLike[str]):
         figures = ", ".join(
             f"{figure_words(name)} {scores.figures[name]:.3f}" for name in headline if name in scores.figures
         )
-        return f"{self.folder} ({figures}, on {counted(scores.n, 'image')})"
+        kind = "image" if scores.part == "all" else f"{scores.part} image"
+        return f"{self.folder} ({figures}, on {counted(scores.n, kind)})"
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -1014,7 +1015,7 @@ def tune(
         >>> sorted(search.values)
         ['lr']
     """
-    began = time.monotonic()
+    began = now_or_before()
     from kerasimg.reporting.report import write_report
     from kerasimg.reporting.search_page import write_search_page
     from kerasimg.tuning.search import tune as search
@@ -1127,7 +1128,7 @@ def auto(
         >>> found = kerasimg.auto("photos/", minutes=10)  # doctest: +SKIP
         >>> found.run.predict("photo.jpg")  # doctest: +SKIP
     """
-    began = time.monotonic()
+    began = now_or_before()
     from kerasimg.reporting.auto_page import write_auto_page
     from kerasimg.reporting.report import write_report
     from kerasimg.reporting.search_page import write_search_page
@@ -1167,7 +1168,7 @@ def resume_auto(folder: PathLike, *, data: Data | None = None, verbose: Verbose 
     Example:
         >>> kerasimg.resume_auto("runs/photos-auto-1")  # doctest: +SKIP
     """
-    began = time.monotonic()
+    began = now_or_before()
     from kerasimg.reporting.auto_page import write_auto_page
     from kerasimg.reporting.report import write_report
     from kerasimg.reporting.search_page import write_search_page

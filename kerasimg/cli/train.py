@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,7 @@ from kerasimg.errors import CallError, Fault, SpecError, counted, printable
 from kerasimg.escaping import one_line
 from kerasimg.files import read_object, write_text
 from kerasimg.run_folder import REPORT, RunFolder
+from kerasimg.tuning.time_budget import counted_from
 
 if TYPE_CHECKING:
     from kerasimg.api import Search
@@ -332,6 +334,7 @@ def tune(
     """Search the hyperparameters that a spec leaves open. The result is the best spec."""
     from kerasimg import catalog
 
+    began = time.monotonic()
     silent = quiet or as_json
     named = {"epochs": epochs, "size": size, "batch_size": batch_size, "lr": lr, "trials": trials, "minutes": minutes}
     params, edits = assignments(assign, **named, task=_text(task))
@@ -377,7 +380,7 @@ def tune(
     with keras_loaded():
         from kerasimg.api import tune
     options |= without_none(out=out, workers=workers, warm_start=warm_start or None)
-    with waiting("searching", silent), _frozen():
+    with waiting("searching", silent), _frozen(), counted_from(began):
         search = tune(spec, chief=chief, token=token, **options)
     _print_search(search, data, as_json)
 
@@ -407,6 +410,7 @@ def auto(
     as_json: Json = False,
 ) -> None:
     """Find and export the best classifier in some minutes."""
+    began = time.monotonic()
     silent = quiet or as_json
     given = without_none(minutes=minutes, max_ms=max_ms, max_mb=max_mb, out=out, task=_text(task))
     given |= {} if device is None else {"device": device.value}
@@ -415,14 +419,14 @@ def auto(
             raise CallError("--resume continues with what it was started with; it goes with DATA only")
         with keras_loaded():
             from kerasimg.api import resume_auto
-        with waiting("searching", silent), _frozen():
+        with waiting("searching", silent), _frozen(), counted_from(began):
             found = resume_auto(resume, data=data)
     elif data is None:
         raise CallError("auto needs images: kerasimg auto photos/ --minutes 10, or --resume AUTO")
     else:
         with keras_loaded():
             from kerasimg.api import auto as search
-        with waiting("searching", silent), _frozen():
+        with waiting("searching", silent), _frozen(), counted_from(began):
             found = search(data, on_bad_image=on_bad_image.value, cache=cache.value, **given)
     places = {"folder": str(found.folder), "run": str(found.run.folder), "spec": os.fspath(found)}
     result = {**found.result, **places}

@@ -36,6 +36,7 @@ from kerasimg.errors import CallError, GateError, Interrupted, KerasimgError, co
 from kerasimg.escaping import command
 from kerasimg.evaluation.calibrate import fit
 from kerasimg.evaluation.flips import FIGURE, compare, gain_interval
+from kerasimg.evaluation.known import images_of_rule
 from kerasimg.evaluation.scores import scores
 from kerasimg.files import damaged, lock_folder, read_object, write_json, write_text
 from kerasimg.log import warning
@@ -183,7 +184,8 @@ class _Auto:
         self.specs = Specs(str(self.call["recipe"]), self.task, tuple(self.source.classes), self.limits)
         self._trial_model: tuple[str, TrialModel] | None = None
         self._features: dict[str, np.ndarray] = {}
-        self._measure_s = 2.0
+        self._measure_s: float | None = None
+        """Seconds that a model takes to be converted and timed; None: not known yet."""
 
     def carry_out(self) -> Path:
         """Search, choose, store, export."""
@@ -200,8 +202,8 @@ class _Auto:
         pace, parts = self._measure_pace(
             self.specs.scratch(summary, "tiny_device") if tiny else self.specs.plain("recipe")
         )
-        build_s = 2 * pace.start_s
-        self.end_s = 4 + build_s + (parts.test + parts.validation) / pace.keras_rate + self._export_s
+        build_s = 1.5 * pace.start_s
+        self.end_s = self._end_s(pace, parts)
         log.info(
             f"{pace.rate:,.0f} images/s through {'the model' if tiny else 'the backbone'}; of {self._time}, about "
             f"{self.end_s:.0f} s are for the evaluation and the export at the end"
@@ -226,11 +228,29 @@ class _Auto:
         """Seconds that are left before the end must begin."""
         return self.budget.left_s - self.end_s
 
+    def _end_s(self, pace: Pace, parts: Parts, size: int | None = None, *, export: bool = True) -> float:
+        """Seconds that the end takes with a model of this image size.
+
+        It has the rule for unknown images, the test and the export.
+        """
+        rule = images_of_rule(parts.train, parts.validation, len(self.source.classes))
+        export_s = self._export_s if export else 0.0
+        answers_s = 1.1 * pace.answers_s(parts.validation + rule + parts.test, size)
+        return 3 + 3 * pace.start_s + answers_s + export_s  # models of trials are built, then that of the run
+
+    @property
+    def _pace(self) -> Pace:
+        return Pace(**self.call["pace"]["pace"])
+
     @property
     def _export_s(self) -> float:
         """Seconds that an export takes, about."""
-        pace = self.call["pace"]["pace"]
-        return float(4 + 2 * pace["start_s"] + COMPARED / pace["keras_rate"])
+        return 5 * self._pace.start_s + self._pace.answers_s(COMPARED)
+
+    @property
+    def _report_s(self) -> float:
+        """Seconds that the report of a run takes, about."""
+        return 5 + self._pace.start_s
 
     def _measure_pace(self, document: Mapping[str, Any]) -> tuple[Pace, Parts]:
         """Measure a model once; a resumed `auto` reads it."""
@@ -257,25 +277,34 @@ class _Auto:
 
     def _search_heads(self, pace: Pace, parts: Parts, build_s: float) -> None:
         """Train the recipe as it is, and then other heads on its features; without time for it, on fewer features."""
-        cost_s = 1.1 * (4 * parts.train + parts.validation) / pace.rate + build_s
+        cost_s = 1.1 * pace.features_s(4 * parts.train + parts.validation) + build_s
         if cost_s <= self.left_s or "recipe" in self.call["steps"]:
             self._step("recipe", self.specs.plain("recipe", max_trials=1), self.left_s)
-            heads = self.specs.heads("heads")
-        else:
-            warning(
-                f"{self._time} cannot hold {self.specs.recipe} as it is, which takes about "
-                f"{(cost_s + self.end_s) / 60:.1f} minutes here: features of images without augmentation are used"
-            )
-            plain_s = 1.5 * (parts.train + parts.validation) / pace.rate
-            smallest_s = plain_s * (SIZES[-1] / 224) ** 2 + build_s
-            if self.left_s < smallest_s:
-                warning(f"{self._time} is short for these images on this machine: one small model, and no export")
-                self.end_s = 2 + pace.start_s + parts.test / pace.keras_rate
-            size = next((px for px in (224, *SIZES) if plain_s * (px / 224) ** 2 + build_s <= self.left_s), SIZES[-1])
-            heads = self.specs.heads("heads", augmented=False, size=size)
-            self._step("heads", heads, max(self.left_s, smallest_s))  # some model is better than the time kept
+            self._step("heads", self.specs.heads("heads"), max(0.3 * self.left_s, min(20.0, self.left_s)))
             return
-        self._step("heads", heads, max(0.3 * self.left_s, min(20.0, self.left_s)))
+        size, plain_s = self._size_that_fits(pace, parts, build_s)
+        warning(
+            f"{self._time} cannot hold {self.specs.recipe} as it is, which takes about "
+            f"{(cost_s + self._end_s(pace, parts)) / 60:.1f} minutes here: features of images without augmentation are "
+            f"used, at {size} px"
+        )
+        heads = self.specs.heads("heads", augmented=False, size=size)
+        self._step("heads", heads, max(self.left_s, plain_s))  # some model is better than the time kept
+
+    def _size_that_fits(self, pace: Pace, parts: Parts, build_s: float) -> tuple[int, float]:
+        """Returns the largest image size whose plain features fit in the time, and their seconds; else the smallest.
+
+        On photos and clip art plain features are about as good as those of four views, and smaller images are worse
+        by points: so the export is left out before the size is.
+        """
+        for size in (pace.size, *SIZES):
+            plain_s = 1.1 * pace.features_s(parts.train + parts.validation, size) + build_s
+            for exported in (True, False):
+                self.end_s = self._end_s(pace, parts, size, export=exported)
+                if plain_s <= self.left_s:
+                    return size, plain_s
+        warning(f"{self._time} is short for these images on this machine: one small model, and no export")
+        return size, plain_s
 
     def _search_from_scratch(self, summary: Summary, parts: Parts) -> None:
         """Train a small network from scratch, where the images are tiny or the limits leave no other."""
@@ -307,8 +336,8 @@ class _Auto:
 
     def _search_smaller(self, pace: Pace, parts: Parts, build_s: float) -> None:
         """Look for the front of accuracy, latency and bytes over smaller images, where that is asked for or cheap."""
-        shares = sum((px / 224) ** 2 for px in SIZES)
-        cost_s = 1.5 * shares * (parts.train + parts.validation) / pace.rate + len(SIZES) * 2 * build_s
+        features_s = sum(pace.features_s(parts.train + parts.validation, px) for px in SIZES)
+        cost_s = 1.5 * features_s + len(SIZES) * 2 * build_s
         wanted = bool(self.limits.tuned)
         if cost_s > (0.7 if wanted else 0.15) * self.left_s and "smaller" not in self.call["steps"]:
             self.notes["left_out"].append("smaller")
@@ -328,7 +357,7 @@ class _Auto:
     def _search_other_backbones(self, pace: Pace, parts: Parts, build_s: float) -> None:
         """Search heads on other backbones whose weights are on this machine."""
         for name, node in backbones_at_hand():
-            cost_s = 3 * (parts.train + parts.validation) / pace.rate + 2 * build_s
+            cost_s = 3 * pace.features_s(parts.train + parts.validation) + 2 * build_s
             if cost_s > 0.3 * self.left_s and name not in self.call["steps"]:
                 self.notes["left_out"].append(name)
                 continue
@@ -517,9 +546,9 @@ class _Auto:
         """
         decided: dict[str, Any] | None = self.call.get("flips")
         if decided is None:
-            pace = self.call["pace"]["pace"]
+            pace = self._pace
             # The images and their mirror images now, and the mirror images in the evaluation.
-            more_s = pace["start_s"] + (3 * parts.validation + parts.test) / pace["keras_rate"]
+            more_s = pace.start_s + pace.answers_s(3 * parts.validation + parts.test)
             if self.limits.device == "microcontroller":
                 decided = {"applied": False}
             elif self.budget.left_s < self.end_s + more_s:
@@ -567,7 +596,7 @@ class _Auto:
             experiment.built.model.set_weights(list(best.values))
         rows = [dict(row) for row in Records(search).history(best.trials[0])]
         report = self.on_trained
-        if self.budget.left_s < 0.7 * self.end_s:
+        if self.budget.left_s < self.end_s + self._report_s:
             self.notes["left_out"].append("report")
             report = None
         options: dict[str, Any] = {"rows": rows, "calibration": calibration, "flips": best.flips, "on_finished": report}
@@ -632,7 +661,8 @@ class _Auto:
 
     def _measured(self, candidate: Candidate) -> dict[str, float]:
         """Returns the size and latency of a model as a LiteRT file; empty without time, or without LiteRT."""
-        if keras.backend.backend() != "tensorflow" or self.budget.left_s < self._export_s + self._measure_s:
+        measure_s = self._measure_s or self._export_s
+        if keras.backend.backend() != "tensorflow" or self.budget.left_s < self._export_s + measure_s:
             return {}
         started = time.monotonic()
         try:
@@ -641,7 +671,7 @@ class _Auto:
         except KerasimgError as error:
             self.notes["measure"] = str(error)
             return {}
-        self._measure_s = max(self._measure_s, time.monotonic() - started)
+        self._measure_s = max(self._measure_s or 0.0, time.monotonic() - started)
         return {"latency_ms": figures["latency_ms"], "bytes": figures["litert_bytes"]}
 
     def _exported(self, run: RunFolder, points: Sequence[Mapping[str, Any]], best: Candidate) -> list[dict[str, Any]]:

@@ -86,8 +86,9 @@ class TrialModel:
         self._known, self._features = features, ""
 
     def load(self, file: Path) -> None:
-        """Set the weights of a trial with the same structure."""
-        self.model.load_weights(file)
+        """Set the weights of a trial with the same structure; what is frozen has the same in all."""
+        frozen = [layer for layer in self.model.layers if not layer.trainable_weights] if self._features else []
+        self.model.load_weights(file, objects_to_skip=frozen)
 
     def values(self) -> list[np.ndarray]:
         """The present weights."""

@@ -24,12 +24,32 @@ MEASURED = 32
 class Pace(NamedTuple):
     """How fast this machine is with the recipe's backbone, measured on some images."""
 
-    rate: float
-    """Images per second through the frozen part as an inference engine, with reading and resizing."""
-    keras_rate: float
+    size: int
+    """Height of the images in px."""
+    load_s: float
+    """Seconds to read and resize an image."""
+    frozen_s: float
+    """Seconds that an image takes through the frozen part as an inference engine."""
+    keras_s: float
     """The same through the whole model in Keras."""
     start_s: float
     """Seconds to build the model and compile its forward pass."""
+
+    @property
+    def rate(self) -> float:
+        """Images per second through the frozen part, with reading and resizing."""
+        return 1 / (self.load_s + self.frozen_s)
+
+    def features_s(self, images: int, size: int | None = None) -> float:
+        """Seconds for the features of images of this height in px; None: that of the measurement."""
+        return images * (self.load_s + self.frozen_s * self._share(size))
+
+    def answers_s(self, images: int, size: int | None = None) -> float:
+        """Seconds for what Keras predicts for images."""
+        return images * (self.load_s + self.keras_s * self._share(size))
+
+    def _share(self, size: int | None) -> float:
+        return 1.0 if size is None else (size / self.size) ** 2
 
 
 def measure_pace(experiment: Experiment, task: Task, started: float) -> Pace:
@@ -43,13 +63,17 @@ def measure_pace(experiment: Experiment, task: Task, started: float) -> Pace:
         compute = settle(model, split, images[:16], batch_size=64, work=work, task=task).compute
     compute(images)
     start_s = time.perf_counter() - started
-    rates = []
-    for function in (compute, forward(model)):
-        function(images)
-        again = time.perf_counter()
-        function(some_images(experiment, MEASURED))
-        rates.append(MEASURED / (time.perf_counter() - again))
-    return Pace(rates[0], rates[1], start_s)
+    forward(model)(images)  # compiles it
+    some, load_s = timed(some_images, experiment, MEASURED)
+    frozen_s, keras_s = (min(timed(function, some)[1] for _ in range(2)) for function in (compute, forward(model)))
+    size = experiment.spec.image.size[0]
+    return Pace(size, load_s / MEASURED, frozen_s / MEASURED, keras_s / MEASURED, start_s)
+
+
+def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """Returns what a function returns, and the seconds that it took."""
+    started = time.perf_counter()
+    return function(*arguments), time.perf_counter() - started
 
 
 def measure_epoch(experiment: Experiment, started: float) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from kerasimg.errors import KerasimgError
@@ -16,6 +17,24 @@ from kerasimg.training.deadline import NEVER, Deadline
 FILE = "budget.json"
 TICK_S = 1.0
 """How often the time that was used is stored; a kill loses no more."""
+_command: ContextVar[float | None] = ContextVar("command", default=None)
+"""`time.monotonic` when the command began that a search is part of."""
+
+
+@contextmanager
+def counted_from(began: float) -> Iterator[None]:
+    """Have the minutes of searches begin at this time, since loading Keras is part of what a user waits for."""
+    before = _command.set(began)
+    try:
+        yield
+    finally:
+        _command.reset(before)
+
+
+def now_or_before() -> float:
+    """Returns when the minutes of a search that is called now began."""
+    began = _command.get()
+    return time.monotonic() if began is None else began
 
 
 class TimeBudget:

@@ -74,7 +74,7 @@ def test_the_model_of_a_run_opens_with_keras_alone(run: Run):
 
 
 def test_a_run_prints_its_folder_and_its_scores(run: Run):
-    assert str(kerasimg.Run(run.folder)) == f"{run.folder} (accuracy 1.000, macro F1 1.000, on 5 images)"
+    assert str(kerasimg.Run(run.folder)) == f"{run.folder} (accuracy 1.000, macro F1 1.000, on 5 test images)"
     assert run.scores["accuracy"] == 1.0
 
 
