@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -73,8 +73,12 @@ def main() -> None:
         rows = [
             pool.submit(measure, *item, seed, options, work, cores) for seed in range(options.seeds) for item in chosen
         ]
-        for row in rows:
-            row.result()
+        try:
+            for row in as_completed(rows):
+                row.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # a row that is missing is not noticed an hour later
+            raise
 
 
 def measure(

@@ -36,7 +36,7 @@ from kerasimg.spec.diff import Difference, differences
 from kerasimg.spec.formatting import dumps
 from kerasimg.spec.nodes import NAME
 from kerasimg.tuning.journal import AUTO, AUTO_RESULT, BEST, CALL, FRONT, WINNER
-from kerasimg.tuning.time_budget import now_or_before
+from kerasimg.tuning.time_budget import search_began
 
 if TYPE_CHECKING:
     import keras
@@ -1015,7 +1015,7 @@ def tune(
         >>> sorted(search.values)
         ['lr']
     """
-    began = now_or_before()
+    began = search_began()
     from kerasimg.reporting.report import write_report
     from kerasimg.reporting.search_page import write_search_page
     from kerasimg.tuning.search import tune as search
@@ -1074,13 +1074,14 @@ def resume_search(
         >>> len(kerasimg.resume_search("runs/photos-tune-1", verbose=0).trials)
         2
     """
+    began = search_began()
     from kerasimg.reporting.report import write_report
     from kerasimg.reporting.search_page import write_search_page
     from kerasimg.tuning.search import resume_search as continue_
 
     folder = search.folder if isinstance(search, Search) else Path(search)
     with log.verbosity(verbose):
-        how: dict[str, Any] = {"workers": workers, "chief": chief, "token": token, "cache": cache}
+        how: dict[str, Any] = {"workers": workers, "chief": chief, "token": token, "cache": cache, "began": began}
         done = continue_(folder, data=data, on_finished=write_search_page, on_trained=write_report, **how)
     return Search(done)
 
@@ -1128,7 +1129,7 @@ def auto(
         >>> found = kerasimg.auto("photos/", minutes=10)  # doctest: +SKIP
         >>> found.run.predict("photo.jpg")  # doctest: +SKIP
     """
-    began = now_or_before()
+    began = search_began()
     from kerasimg.reporting.auto_page import write_auto_page
     from kerasimg.reporting.report import write_report
     from kerasimg.reporting.search_page import write_search_page
@@ -1168,7 +1169,7 @@ def resume_auto(folder: PathLike, *, data: Data | None = None, verbose: Verbose 
     Example:
         >>> kerasimg.resume_auto("runs/photos-auto-1")  # doctest: +SKIP
     """
-    began = now_or_before()
+    began = search_began()
     from kerasimg.reporting.auto_page import write_auto_page
     from kerasimg.reporting.report import write_report
     from kerasimg.reporting.search_page import write_search_page

@@ -147,9 +147,8 @@ class _Lines(logging.Handler):
         self.shown = shown
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.shown.silent:
-            if record.levelno >= logging.WARNING:
-                echo(record.getMessage(), err=True)  # standard output is for JSON
+        if self.shown.silent and record.levelno >= logging.WARNING:
+            echo(record.getMessage(), err=True)  # standard output is for JSON
         elif record.levelno >= logging.INFO:
             self.shown.say(record.getMessage())
         elif hasattr(record, log.DOING):

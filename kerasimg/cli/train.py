@@ -52,7 +52,7 @@ from kerasimg.errors import CallError, Fault, SpecError, counted, printable
 from kerasimg.escaping import one_line
 from kerasimg.files import read_object, write_text
 from kerasimg.run_folder import REPORT, RunFolder
-from kerasimg.tuning.time_budget import counted_from
+from kerasimg.tuning.time_budget import minutes_from
 
 if TYPE_CHECKING:
     from kerasimg.api import Search
@@ -347,7 +347,7 @@ def tune(
         with keras_loaded():
             from kerasimg.api import resume_search
         cached: Any = None if cache is CacheKind.auto else cache.value
-        with waiting("searching", silent), _frozen():
+        with waiting("searching", silent), _frozen(), minutes_from(began):
             search = resume_search(resume, data=data, workers=workers, chief=chief, token=token, cache=cached)
         _print_search(search, data, as_json)
         return
@@ -380,7 +380,7 @@ def tune(
     with keras_loaded():
         from kerasimg.api import tune
     options |= without_none(out=out, workers=workers, warm_start=warm_start or None)
-    with waiting("searching", silent), _frozen(), counted_from(began):
+    with waiting("searching", silent), _frozen(), minutes_from(began):
         search = tune(spec, chief=chief, token=token, **options)
     _print_search(search, data, as_json)
 
@@ -419,14 +419,14 @@ def auto(
             raise CallError("--resume continues with what it was started with; it goes with DATA only")
         with keras_loaded():
             from kerasimg.api import resume_auto
-        with waiting("searching", silent), _frozen(), counted_from(began):
+        with waiting("searching", silent), _frozen(), minutes_from(began):
             found = resume_auto(resume, data=data)
     elif data is None:
         raise CallError("auto needs images: kerasimg auto photos/ --minutes 10, or --resume AUTO")
     else:
         with keras_loaded():
             from kerasimg.api import auto as search
-        with waiting("searching", silent), _frozen(), counted_from(began):
+        with waiting("searching", silent), _frozen(), minutes_from(began):
             found = search(data, on_bad_image=on_bad_image.value, cache=cache.value, **given)
     places = {"folder": str(found.folder), "run": str(found.run.folder), "spec": os.fspath(found)}
     result = {**found.result, **places}

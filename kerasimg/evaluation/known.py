@@ -132,11 +132,21 @@ def known_by_default(
 
 
 def images_of_rule(train: int, held: int, classes: int) -> int:
-    """How many images `known_by_default` asks the model about, for so many training and held-out images."""
+    """How many images `known_by_default` asks the model about, by the numbers of training and held-out images."""
     if held < least_images(SHARE):
         return 0
-    tried = min(TRIED, held // 5)
-    return min(train, max(FITTED, PER_CLASS * classes), MOST_FITTED) + (1 + len(FOREIGN)) * tried + min(held, SET)
+    tried = _tried(held)
+    return min(train, _fitted(classes)) + (1 + len(FOREIGN)) * tried + min(held - tried, SET)
+
+
+def _fitted(classes: int) -> int:
+    """The largest number of training images from which a rule is computed."""
+    return min(max(FITTED, PER_CLASS * classes), MOST_FITTED)
+
+
+def _tried(held: int) -> int:
+    """The number of held-out images on which the score is chosen."""
+    return min(TRIED, held // 5)
 
 
 def fit_known(
@@ -151,11 +161,11 @@ def fit_known(
         raise CallError("known: the model has no last layer with weights and a single input")
     probe, head = found
     random = np.random.default_rng(0)
-    chosen = _sample(trained, max(FITTED, PER_CLASS * len(classifier.classes)), random)
+    chosen = _sample(trained, _fitted(len(classifier.classes)), random)
     values = Values.of(probe, classifier, head, image_batches(classifier, trained.source, chosen))
     rules = _fit(values, _one_label(trained.source.label_ids(chosen)), share, random)
     order = random.permutation(held.indices)
-    count = min(TRIED, len(order) // 5)
+    count = _tried(len(order))
     tried, rest = order[:count], np.sort(order[count : count + SET])
     content: dict[str, Any] = {"methods": {}}
     if method == "auto":
@@ -229,7 +239,6 @@ def _one_label(truth: np.ndarray) -> np.ndarray | None:
 
 def _sample(trained: Chosen, count: int, random: np.random.Generator) -> np.ndarray:
     indices = np.asarray(trained.indices)
-    count = min(count, MOST_FITTED)
     return indices if len(indices) <= count else np.sort(random.choice(indices, count, replace=False))
 
 

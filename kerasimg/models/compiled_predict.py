@@ -22,7 +22,7 @@ BATCH_SIZE = 64
 LARGEST = 24 * 2**20
 """Bytes of the largest value of a model for the images that a CPU computes at once, about.
 
-Beyond 32 MB glibc asks the system for each value and gives it back, and every page of it is mapped again: a third of
+Beyond 32 MB glibc asks the system for each value and gives it back, and each of its pages is mapped again: a third of
 the time. Smaller values stay in the caches of the CPU, too.
 """
 
@@ -76,7 +76,7 @@ def images_at_once(model: keras.Model) -> int:
 
 
 def in_parts(function: Callable[[Any], list[np.ndarray]], images: Any, size: int) -> list[np.ndarray]:
-    """The arrays of a function of images, computed for so many at once."""
+    """The arrays of a function of images, computed for at most `size` images at once."""
     parts = [function(images[start : start + size]) for start in range(0, max(1, len(images)), size)]
     return parts[0] if len(parts) == 1 else [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 

@@ -114,14 +114,16 @@ def resume_search(
     on_finished: OnFinished | None = None,
     on_trained: Any = None,
     token: str | None = None,
+    began: float | None = None,
 ) -> Path:
     """Resume an interrupted search; trials that have ended are not trained again.
 
     folder: that of the search.  data: the images, if they were arrays or have moved.
     workers, chief, cache, token: as for `tune`; None: as before.  on_finished, on_trained: as for `tune`; called only
-    if `tune` was called with one. It has what is left of `tune.minutes`.  A finished search is not changed.
+    if `tune` was called with one. It has what is left of `tune.minutes`, from `began` on (`time.monotonic`; None: now).
+    A finished search is not changed.
     """
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     task = Task.open(folder, data)
     workers = task.call["workers"] if workers is None else workers
     chief = chief or task.call["chief"]

@@ -22,7 +22,7 @@ _command: ContextVar[float | None] = ContextVar("command", default=None)
 
 
 @contextmanager
-def counted_from(began: float) -> Iterator[None]:
+def minutes_from(began: float) -> Iterator[None]:
     """Have the minutes of searches begin at this time, since loading Keras is part of what a user waits for."""
     before = _command.set(began)
     try:
@@ -31,8 +31,8 @@ def counted_from(began: float) -> Iterator[None]:
         _command.reset(before)
 
 
-def now_or_before() -> float:
-    """Returns when the minutes of a search that is called now began."""
+def search_began() -> float:
+    """Returns when the minutes of a search began that is called now: `time.monotonic`."""
     began = _command.get()
     return time.monotonic() if began is None else began
 

@@ -4,12 +4,13 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
 from kerasimg import log
 from kerasimg.cli import progress as module
-from kerasimg.cli.progress import waiting
+from kerasimg.cli.progress import messages, waiting
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,14 @@ def test_nothing_is_shown_for_a_short_wait_or_when_silent(monkeypatch: pytest.Mo
         with waiting("looking"):
             time.sleep(0.2)
         assert read() == ""
+
+
+@pytest.mark.parametrize("block", [partial(waiting, "looking"), messages])
+def test_when_silent_only_warnings_are_printed_on_standard_error(block, capfd: pytest.CaptureFixture[str]):
+    with block(silent=True):
+        log.info("found")
+        log.warning("two images are the same")
+    assert capfd.readouterr() == ("", "warning: two images are the same\n")
 
 
 def test_no_log_is_littered(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):

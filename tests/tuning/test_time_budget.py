@@ -9,10 +9,25 @@ import kerasimg
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.training.deadline import Deadline, OutOfTime
 from kerasimg.tuning import search as searches
-from kerasimg.tuning.time_budget import TimeBudget
+from kerasimg.tuning.pace import Pace
+from kerasimg.tuning.time_budget import TimeBudget, minutes_from, search_began
 from kerasimg.tuning.trials import Trials
 
 PASSED = Deadline(0.0)
+
+
+def test_the_minutes_of_a_command_begin_with_it_and_those_of_a_call_with_the_call():
+    with minutes_from(5.0):
+        assert search_began() == 5.0
+    before = time.monotonic()
+    assert before <= search_began() <= time.monotonic()
+
+
+def test_smaller_images_take_less_time_to_compute_but_not_to_read():
+    pace = Pace(size=224, load_s=0.01, frozen_s=0.04, keras_s=0.08, start_s=5.0)
+    assert pace.rate == pytest.approx(20)
+    assert (pace.features_s(100), pace.answers_s(100)) == (pytest.approx(5), pytest.approx(9))
+    assert (pace.features_s(100, 112), pace.answers_s(100, 112)) == (pytest.approx(2), pytest.approx(3))
 
 
 def test_a_trial_whose_deadline_passes_ends_after_a_step_with_its_validation(searched, few, tmp_path):

@@ -138,8 +138,6 @@ class Onnx(Target):
 LARGEST_FLOAT16 = 65504.0
 SMALLEST_ARRAY = 64
 """Arrays with fewer values stay in float32."""
-REDUCED_RANGE = True
-"""Weights of 7 bits. Of 8, sums of two products exceed 16 bits where a CPU has AVX2 and no VNNI, and are cut off."""
 NOT_QUANTIZED = ("Softmax", "Sigmoid", "LogSoftmax")
 """Operations whose outputs stay in float32: a quantized softmax has steps of 1/256."""
 
@@ -268,7 +266,7 @@ def _quantize(path: Path, samples: Sequence[Sequence[np.ndarray]], fallback: Fal
         quantizer = QDQQuantizer(
             copy,
             True,
-            REDUCED_RANGE,
+            True,  # weights of 7 bits: of 8, CPUs with AVX2 and without VNNI cut sums of two products off at 16 bits
             quantization.QuantType.QInt8,
             quantization.QuantType.QUInt8,
             ranges,

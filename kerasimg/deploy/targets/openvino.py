@@ -120,6 +120,8 @@ def _quantize(model: Any, samples: Sequence[Sequence[np.ndarray]], fallback: Fal
             # By default the ranges are the means over the images, which clips.
             activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX,
             backend_params={"compress_weights": False},
+            # Weights of 7 bits in all layers, not only in the first: see the quantizer of `onnx`.
+            overflow_fix=nncf.quantization.advanced_parameters.OverflowFix.ENABLE,
         ),
     )
 
