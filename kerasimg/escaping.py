@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import posixpath
 import re
 import shlex
@@ -25,6 +27,14 @@ def lines(text: object) -> str:
 def command(*words: object) -> str:
     """A command of kerasimg as one types it into a shell: a path with spaces is quoted."""
     return shlex.join(["kerasimg", *map(str, words)])
+
+
+def path_from_here(path: str | os.PathLike[str]) -> str:
+    """A path for a command in the current folder: the relative path if it is shorter."""
+    text = os.fspath(path)
+    with contextlib.suppress(ValueError):  # another drive
+        text = min(text, os.path.relpath(text), key=len)
+    return text
 
 
 def deep(value: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from kerasimg.boundary import limit, open_archive, parse_json
 from kerasimg.errors import KerasimgError
+from kerasimg.escaping import path_from_here
 from kerasimg.files import read_json
 from kerasimg.log import warning
 from kerasimg.run_folder import EXPORT, RunFolder, RunReference
@@ -168,8 +169,9 @@ def stale_bundle(folder: Path) -> Stale | None:
     why = _bundle_change(content, files)
     if why is None:
         return None
-    command = f"export {shlex.quote(str(files.path))} --to {shlex.quote(str(content.get('target', root.name)))}"
-    return Stale(folder, why, command if inside else f"{command} --out {shlex.quote(str(root.parent))}")
+    run, out = shlex.quote(path_from_here(files.path)), shlex.quote(path_from_here(root.parent))
+    command = f"export {run} --to {shlex.quote(str(content.get('target', root.name)))}"
+    return Stale(folder, why, command if inside else f"{command} --out {out}")
 
 
 def warn_of_stale(run: RunReference | None) -> None:

@@ -277,12 +277,12 @@ def images_of(run: Path, data: str | None) -> list[str]:
 
 def image_paths(run: Path | None, data: str | None) -> Callable[[str], str]:
     """What makes of the name of an image, in --data or else in the data of a run, a path for the next command."""
-    from kerasimg.data.sources import path_from_here
+    from kerasimg.data.sources import image_path
     from kerasimg.spec.pack import is_pack
 
     record = None if data or run is None or is_pack(run) else RunFolder.of(run).data()
     where = data or (record["where"] if record else "")
-    return partial(path_from_here, where)
+    return partial(image_path, where)
 
 
 def to_export(run: Path, data: str | None) -> list[str]:

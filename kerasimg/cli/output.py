@@ -43,7 +43,7 @@ NEXT: dict[str, str | tuple[str, ...] | None] = {
     "run embed": "run similar {run} IMAGE",
     "run similar": "explain {run} {image}",
     "run learn": "predict {model} IMAGE",
-    "run label-errors": ("explain {run} {image}", "explain {run} IMAGE"),
+    "run label-errors": ("explain {run} {image}", "export {run} --to litert"),
     "run pack": "predict {pack} IMAGE",
     "run unpack": "predict {run} IMAGE",
     "run push": "run pull {repo}",

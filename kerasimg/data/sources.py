@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from kerasimg.data.readers.tfrecords import TFRecord
 from kerasimg.data.readers.zips import Zip
 from kerasimg.data.source import Source
 from kerasimg.errors import CallError, DataError, listed, nearest_path
+from kerasimg.escaping import path_from_here
 from kerasimg.spec.document import Task
 
 GROUP: Final = "kerasimg.sources"
@@ -47,7 +47,7 @@ def readers() -> Iterator[Reader]:
     yield from (reader for reader in READERS if isinstance(reader, general))
 
 
-def path_from_here(where: str, name: str) -> str:
+def image_path(where: str, name: str) -> str:
     """The path of an image of the data, for a command in the current folder; its name where it is no file there.
 
     where: the folder or file that the data is.  name: of the image in it.
@@ -55,11 +55,7 @@ def path_from_here(where: str, name: str) -> str:
     if not os.path.exists(where):
         return name
     path = os.path.join(where if os.path.isdir(where) else os.path.dirname(where), name)
-    if not os.path.isfile(path):
-        return name
-    with contextlib.suppress(ValueError):  # another drive
-        path = min(path, os.path.relpath(path), key=len)
-    return path
+    return path_from_here(path) if os.path.isfile(path) else name
 
 
 def is_in_memory(where: str) -> bool:

@@ -58,7 +58,8 @@ def test_bundle_outside_its_run_is_stale_if_the_run_exists(run, tmp_path, monkey
     assert bundle.manifest.run == "../../runs/photos-1"
     kerasimg.verify(bundle.folder)
     set_decisions(folder / "model.keras", replace(Classifier.open(folder), temperature=2.0))
-    renew = f"{WHY}; to renew it: kerasimg export {folder} --to litert --out {tmp_path / 'phone'}"
+    monkeypatch.chdir(tmp_path)
+    renew = f"{WHY}; to renew it: kerasimg export runs/photos-1 --to litert --out phone"
     with pytest.raises(GateError, match=renew):
         kerasimg.verify(bundle.folder)
     monkeypatch.setattr(server, "_serve_here", lambda *given: None)  # would block

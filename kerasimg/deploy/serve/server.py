@@ -247,10 +247,16 @@ def run_application(application: Any, settings: Settings, started: Callable[[str
 def _run(application: Any, settings: Settings, listener: socket.socket) -> None:
     import uvicorn
 
-    # uvicorn raises the signal that stopped it again; a stopped server is not a failure.
-    before = {number: signal.signal(number, _ignore_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    server = uvicorn.Server(_uvicorn_config(application, settings))
+
+    def stop(number: int, frame: Any) -> None:
+        server.should_exit = True
+
+    # Before uvicorn handles signals, they stop it as soon as it has started. Afterwards it raises the one that stopped
+    # it again; a stopped server is not a failure.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        uvicorn.Server(_uvicorn_config(application, settings)).run(sockets=[listener])
+        server.run(sockets=[listener])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -318,7 +324,3 @@ def _address(listener: socket.socket) -> str:
 
 def _startup_message(folders: Sequence[Path], settings: Settings, address: str) -> str:
     return f"serving {', '.join(map(str, folders))} at {address} (page: /, description: /docs); Ctrl-C stops it"
-
-
-def _ignore_signal(number: int, frame: Any) -> None:
-    """Does nothing."""

@@ -246,6 +246,27 @@ def test_server_processes_share_metrics_and_exit_with_0(
         assert server.stop(signal.SIGINT) == 0
 
 
+def test_a_signal_before_the_server_handles_signals_stops_it():
+    code = (
+        "import os, signal, uvicorn\n"
+        "from kerasimg.deploy.serve.server import run_application\n"
+        "from kerasimg.deploy.serve.settings import Settings\n"
+        "run = uvicorn.Server.run\n"
+        "def stopped_before(server, **options):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    run(server, **options)\n"
+        "uvicorn.Server.run = stopped_before\n"
+        "async def application(scope, receive, send):\n"
+        "    if scope['type'] == 'lifespan':\n"
+        "        await receive()\n"
+        "        await send({'type': 'lifespan.startup.complete'})\n"
+        "        await receive()\n"
+        "        await send({'type': 'lifespan.shutdown.complete'})\n"
+        "run_application(application, Settings(port=0), lambda address: None)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
 def test_a_server_process_ends_with_a_killed_parent(until: Any):
     child = (
         "import kerasimg.deploy.serve.server as server, time\n"
