@@ -121,6 +121,22 @@ def test_a_damaged_image_leaves_no_folder(done, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_without_time_for_the_recipe_plain_features_take_its_place(done, tmp_path, monkeypatch, caplog):
+    measure = autos.measure_pace
+    monkeypatch.chdir(done.folder.parents[1])
+    monkeypatch.setattr("kerasimg.spec.document.TIMED_TRIALS", 2)
+    monkeypatch.setattr(autos, "MOST_EPOCHS", 0)
+    monkeypatch.setattr(autos, "SIZES", (6,))
+    # A second an image: 4 minutes for four views of each image, and one for the images.
+    monkeypatch.setattr(autos, "measure_pace", lambda *given: measure(*given)._replace(load_s=0.0, frozen_s=1.0))
+    found = kerasimg.Auto(auto("photos", minutes=3, recipe="transfer.json", on_bad_image="skip", out=tmp_path))
+    assert "3 minutes cannot hold transfer.json as it is, which takes about" in caplog.text
+    assert found.result["steps"][0]["name"] == "heads"
+    assert "recipe" not in {step["name"] for step in found.result["steps"]}
+    assert (found.run.spec.params["size"], found.run.spec.fit.views) == (8, None)
+    assert found.run.scores.accuracy > 0.5
+
+
 def tune(out):
     return kerasimg.tune("transfer.json", data="photos", out=out, trials=1, verbose=0)
 
