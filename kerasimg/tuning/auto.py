@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -36,7 +36,6 @@ from kerasimg.errors import CallError, GateError, Interrupted, KerasimgError, co
 from kerasimg.escaping import command
 from kerasimg.evaluation.calibrate import fit
 from kerasimg.evaluation.flips import FIGURE, compare, gain_interval
-from kerasimg.evaluation.known import images_of_rule
 from kerasimg.evaluation.scores import scores
 from kerasimg.files import damaged, lock_folder, read_object, write_json, write_text
 from kerasimg.log import warning
@@ -56,7 +55,7 @@ from kerasimg.tuning.auto_specs import RECIPE, STEPS, TARGET, Limits, Specs
 from kerasimg.tuning.candidates import Candidate, TrialModel, backbones_at_hand, structure
 from kerasimg.tuning.front import front
 from kerasimg.tuning.journal import AUTO, AUTO_RESULT, BEST, CALL, TRIALS, WEIGHTS, Records
-from kerasimg.tuning.pace import Pace, measure_epoch, measure_pace
+from kerasimg.tuning.pace import COMPARED, Costs, Pace, Parts, measure_epoch, measure_pace
 from kerasimg.tuning.search import open_search, resume_search, tune
 from kerasimg.tuning.search_folder import Task as Search
 from kerasimg.tuning.search_folder import best_spec_text
@@ -68,17 +67,6 @@ SIZES = (160, 128, 96)
 """Smaller images that are tried, in px."""
 LEAST_EPOCHS, MOST_EPOCHS = 2, 12
 """Epochs of fine-tuning: with fewer it is not begun, and with time for more further trials are trained."""
-COMPARED = 100
-"""Test images on which an export is compared with the model."""
-
-
-class Parts(NamedTuple):
-    """Number of images of each part."""
-
-    train: int
-    validation: int
-    test: int
-
 
 OnFinished = Callable[[Path, Mapping[str, Any]], object]
 """Called with the folder and the result; writes the page."""
@@ -173,7 +161,7 @@ class _Auto:
         self.on_finished, self.on_searched, self.on_trained = on_finished, on_searched, on_trained
         self.call = read_object(folder / AUTO)
         if not {"minutes", "limits", "task", "steps"} <= self.call.keys():
-            raise damaged(folder / AUTO, "it is of another version of kerasimg")
+            raise self._of_another_version()
         self.task: Task = self.call["task"]
         self.limits = Limits(**self.call["limits"])
         self.budget = TimeBudget(folder, self.call["minutes"], began)
@@ -199,23 +187,20 @@ class _Auto:
     def _carry_out(self) -> Path:
         summary = summarize(self.source)
         tiny = self.limits.device == "microcontroller"
-        pace, parts = self._measure_pace(
-            self.specs.scratch(summary, "tiny_device") if tiny else self.specs.plain("recipe")
-        )
-        build_s = 1.5 * pace.start_s
-        self.end_s = self._end_s(pace, parts)
+        self.costs = self._costs(self.specs.scratch(summary, "tiny_device") if tiny else self.specs.plain("recipe"))
+        self.end_s = self.costs.end_s()
         log.info(
-            f"{pace.rate:,.0f} images/s through {'the model' if tiny else 'the backbone'}; of {self._time}, about "
-            f"{self.end_s:.0f} s are for the evaluation and the export at the end"
+            f"{self.costs.pace.rate:,.0f} images/s through {'the model' if tiny else 'the backbone'}; of {self._time}, "
+            f"about {self.end_s:.0f} s are for the evaluation and the export at the end"
         )
         if not tiny:
-            self._search_heads(pace, parts, build_s)
-        self._search_from_scratch(summary, parts)
+            self._search_heads()
+        self._search_from_scratch(summary)
         if not tiny:
-            self._search_smaller(pace, parts, build_s)
-            self._search_other_backbones(pace, parts, build_s)
-            self._fine_tune(build_s)
-        return self._finish(summary, parts)
+            self._search_smaller()
+            self._search_other_backbones()
+            self._fine_tune()
+        return self._finish(summary)
 
     # The time that is left for searches.
 
@@ -228,41 +213,22 @@ class _Auto:
         """Seconds that are left before the end must begin."""
         return self.budget.left_s - self.end_s
 
-    def _end_s(self, pace: Pace, parts: Parts, size: int | None = None, *, export: bool = True) -> float:
-        """Seconds that the end takes with a model of this image size.
-
-        It has the rule for unknown images, the test and the export.
-        """
-        rule = images_of_rule(parts.train, parts.validation, len(self.source.classes))
-        export_s = self._export_s if export else 0.0
-        answers_s = 1.1 * pace.answers_s(parts.validation + rule + parts.test, size)
-        return 3 + 3 * pace.start_s + answers_s + export_s  # models of trials are built, then that of the run
-
-    @property
-    def _pace(self) -> Pace:
-        return Pace(**self.call["pace"]["pace"])
-
-    @property
-    def _export_s(self) -> float:
-        """Seconds that an export takes, about."""
-        return 5 * self._pace.start_s + self._pace.answers_s(COMPARED)
-
-    @property
-    def _report_s(self) -> float:
-        """Seconds that the report of a run takes, about."""
-        return 5 + self._pace.start_s
-
-    def _measure_pace(self, document: Mapping[str, Any]) -> tuple[Pace, Parts]:
+    def _costs(self, document: Mapping[str, Any]) -> Costs:
         """Measure a model once; a resumed `auto` reads it."""
-        if (known := self.call.get("pace")) is not None:
-            return Pace(**known["pace"]), Parts(**known["parts"])
-        started = time.perf_counter()
-        experiment = self._experiment(document)
-        pace = measure_pace(experiment, self.task, started)
-        parts = Parts(*(len(experiment.parts.get(part, ())) for part in PART_NAMES))
-        self.call["pace"] = {"pace": pace._asdict(), "parts": parts._asdict()}
-        write_json(self.folder / AUTO, self.call)
-        return pace, parts
+        if (known := self.call.get("pace")) is None:
+            started = time.perf_counter()
+            experiment = self._experiment(document)
+            pace = measure_pace(experiment, self.task, started)
+            parts = Parts(*(len(experiment.parts.get(part, ())) for part in PART_NAMES))
+            known = self.call["pace"] = {"pace": pace._asdict(), "parts": parts._asdict()}
+            write_json(self.folder / AUTO, self.call)
+        try:
+            return Costs(Pace(**known["pace"]), Parts(**known["parts"]), len(self.source.classes))
+        except (KeyError, TypeError):
+            raise self._of_another_version() from None
+
+    def _of_another_version(self) -> KerasimgError:
+        return damaged(self.folder / AUTO, "it is of another version of kerasimg")
 
     def _experiment(self, ref: Any, trained: Path | None = None, **options: Any) -> Experiment:
         """Returns a spec with these images.  trained: the weights of a trial, instead of the spec's."""
@@ -275,38 +241,37 @@ class _Auto:
 
     # The searches.
 
-    def _search_heads(self, pace: Pace, parts: Parts, build_s: float) -> None:
+    def _search_heads(self) -> None:
         """Train the recipe as it is, and then other heads on its features; without time for it, on fewer features."""
-        cost_s = 1.1 * pace.features_s(4 * parts.train + parts.validation) + build_s
-        if cost_s <= self.left_s or "recipe" in self.call["steps"]:
+        if self.costs.recipe_s <= self.left_s or "recipe" in self.call["steps"]:
             self._step("recipe", self.specs.plain("recipe", max_trials=1), self.left_s)
             self._step("heads", self.specs.heads("heads"), max(0.3 * self.left_s, min(20.0, self.left_s)))
             return
-        size, plain_s = self._size_that_fits(pace, parts, build_s)
+        whole_s = self.costs.recipe_s + self.costs.end_s()
+        size, plain_s = self._size_that_fits()
         warning(
-            f"{self._time} cannot hold {self.specs.recipe} as it is, which takes about "
-            f"{(cost_s + self._end_s(pace, parts)) / 60:.1f} minutes here: features of images without augmentation are "
-            f"used, at {size} px"
+            f"{self._time} cannot hold {self.specs.recipe} as it is, which takes about {whole_s / 60:.1f} minutes "
+            f"here: features of images without augmentation are used, at {size} px"
         )
         heads = self.specs.heads("heads", augmented=False, size=size)
         self._step("heads", heads, max(self.left_s, plain_s))  # some model is better than the time kept
 
-    def _size_that_fits(self, pace: Pace, parts: Parts, build_s: float) -> tuple[int, float]:
+    def _size_that_fits(self) -> tuple[int, float]:
         """Returns the largest image size whose plain features fit in the time, and their seconds; else the smallest.
 
         On photos and clip art plain features are about as good as those of four views, and smaller images are worse
         by points: so the export is left out before the size is.
         """
-        for size in (pace.size, *SIZES):
-            plain_s = 1.1 * pace.features_s(parts.train + parts.validation, size) + build_s
+        for size in (self.costs.pace.size, *SIZES):
+            plain_s = self.costs.plain_s(size)
             for exported in (True, False):
-                self.end_s = self._end_s(pace, parts, size, export=exported)
+                self.end_s = self.costs.end_s(size, export=exported)
                 if plain_s <= self.left_s:
                     return size, plain_s
         warning(f"{self._time} is short for these images on this machine: one small model, and no export")
         return size, plain_s
 
-    def _search_from_scratch(self, summary: Summary, parts: Parts) -> None:
+    def _search_from_scratch(self, summary: Summary) -> None:
         """Train a small network from scratch, where the images are tiny or the limits leave no other."""
         if self.limits.device == "microcontroller" or (self.call["steps"] and not self.candidates):
             recipe: Any = "tiny_device"
@@ -334,10 +299,9 @@ class _Auto:
         started = time.perf_counter()
         return measure_epoch(self._experiment(document), started)
 
-    def _search_smaller(self, pace: Pace, parts: Parts, build_s: float) -> None:
+    def _search_smaller(self) -> None:
         """Look for the front of accuracy, latency and bytes over smaller images, where that is asked for or cheap."""
-        features_s = sum(pace.features_s(parts.train + parts.validation, px) for px in SIZES)
-        cost_s = 1.5 * features_s + len(SIZES) * 2 * build_s
+        cost_s = self.costs.smaller_s(SIZES)
         wanted = bool(self.limits.tuned)
         if cost_s > (0.7 if wanted else 0.15) * self.left_s and "smaller" not in self.call["steps"]:
             self.notes["left_out"].append("smaller")
@@ -354,16 +318,15 @@ class _Auto:
         }
         self._step("smaller", document, 2 * cost_s)
 
-    def _search_other_backbones(self, pace: Pace, parts: Parts, build_s: float) -> None:
+    def _search_other_backbones(self) -> None:
         """Search heads on other backbones whose weights are on this machine."""
         for name, node in backbones_at_hand():
-            cost_s = 3 * pace.features_s(parts.train + parts.validation) + 2 * build_s
-            if cost_s > 0.3 * self.left_s and name not in self.call["steps"]:
+            if self.costs.backbone_s > 0.3 * self.left_s and name not in self.call["steps"]:
                 self.notes["left_out"].append(name)
                 continue
-            self._step(name, self.specs.heads(name, augmented=False, backbone=node), 2 * cost_s)
+            self._step(name, self.specs.heads(name, augmented=False, backbone=node), 2 * self.costs.backbone_s)
 
-    def _fine_tune(self, build_s: float) -> None:
+    def _fine_tune(self) -> None:
         """Train all layers of the best transfer model with what is left of the time."""
         known = self.call["steps"].get("finetune")
         if known is None:
@@ -371,7 +334,7 @@ class _Auto:
             if best is None:
                 return
             document = self.specs.fine_tuning(best)
-            if self.left_s < 2 * build_s:
+            if self.left_s < 2 * self.costs.build_s:
                 self.notes["left_out"].append("finetune")
                 return
             epoch_s, start_s = self._epoch_s(document)
@@ -490,14 +453,14 @@ class _Auto:
 
     # The end.
 
-    def _finish(self, summary: Summary, parts: Parts) -> Path:
+    def _finish(self, summary: Summary) -> Path:
         if not self.candidates:
             reasons = [step["failed"] for step in self.call["steps"].values() if "failed" in step]
             raise KerasimgError(
                 f"no model was trained in {self._time}; give it more, or smaller images\n" + "\n".join(reasons)
             )
         log.doing("evaluating the best model")
-        best = self._with_flips(self._best(), parts)
+        best = self._with_flips(self._best())
         calibration = self._calibration(best)
         run = self._stored(best, calibration)
         self.notes["calibration"] = None if calibration is None else calibration["temperature"]
@@ -519,7 +482,7 @@ class _Auto:
         result["exports"] = self._exported(run, result["front"], best)
         result["steps"] = [self._facts_of(name, step) for name, step in self.call["steps"].items()]
         result |= {"minutes": self.call["minutes"], "limits": self.limits._asdict(), "notes": self.notes}
-        result |= {"pace": self.call["pace"]["pace"], "parts": parts._asdict()}
+        result |= self.call["pace"]
         result |= {"summary": {"images": summary.images, "classes": len(summary.classes), "width": summary.width}}
         result |= {"height": summary.height, "per_class": summary.per_class, "used_s": round(self.budget.used_s, 1)}
         if self.on_finished is not None:
@@ -539,19 +502,16 @@ class _Auto:
         allowed = [candidate for candidate in self.candidates if candidate.score >= floor]
         return max(allowed, key=lambda candidate: candidate.rank)
 
-    def _with_flips(self, best: Candidate, parts: Parts) -> Candidate:
+    def _with_flips(self, best: Candidate) -> Candidate:
         """Returns the candidate with a test-time flip if the paired interval of its gain is above zero.
 
         It takes twice the time for an image, which the limits must allow.
         """
         decided: dict[str, Any] | None = self.call.get("flips")
         if decided is None:
-            pace = self._pace
-            # The images and their mirror images now, and the mirror images in the evaluation.
-            more_s = pace.start_s + pace.answers_s(3 * parts.validation + parts.test)
             if self.limits.device == "microcontroller":
                 decided = {"applied": False}
-            elif self.budget.left_s < self.end_s + more_s:
+            elif self.budget.left_s < self.end_s + self.costs.flips_s:
                 decided = {"applied": False}
                 self.notes["left_out"].append("flips")
         flipped = best
@@ -596,7 +556,7 @@ class _Auto:
             experiment.built.model.set_weights(list(best.values))
         rows = [dict(row) for row in Records(search).history(best.trials[0])]
         report = self.on_trained
-        if self.budget.left_s < self.end_s + self._report_s:
+        if self.budget.left_s < self.end_s + self.costs.report_s:
             self.notes["left_out"].append("report")
             report = None
         options: dict[str, Any] = {"rows": rows, "calibration": calibration, "flips": best.flips, "on_finished": report}
@@ -661,8 +621,8 @@ class _Auto:
 
     def _measured(self, candidate: Candidate) -> dict[str, float]:
         """Returns the size and latency of a model as a LiteRT file; empty without time, or without LiteRT."""
-        measure_s = self._measure_s or self._export_s
-        if keras.backend.backend() != "tensorflow" or self.budget.left_s < self._export_s + measure_s:
+        measure_s = self._measure_s or self.costs.export_s
+        if keras.backend.backend() != "tensorflow" or self.budget.left_s < self.costs.export_s + measure_s:
             return {}
         started = time.monotonic()
         try:
@@ -677,7 +637,7 @@ class _Auto:
     def _exported(self, run: RunFolder, points: Sequence[Mapping[str, Any]], best: Candidate) -> list[dict[str, Any]]:
         """Export the run for the device, in int8 if the limits ask for it; return the files and their figures."""
         name = TARGET[self.limits.device]
-        if self.budget.left_s < self._export_s:
+        if self.budget.left_s < self.costs.export_s:
             self.notes["left_out"].append("export")
             return []
         size = next((row["bytes"] for row in points if row["step"] == best.step and "bytes" in row), 0)

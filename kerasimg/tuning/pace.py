@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kerasimg.data.cache import open_cache
 from kerasimg.data.loading import Loader
+from kerasimg.evaluation.known import images_of_rule
 from kerasimg.models.compiled_predict import forward
 from kerasimg.models.inference import settle
 from kerasimg.models.split_model import split_frozen
@@ -19,6 +20,8 @@ from kerasimg.training.prepare import Experiment
 
 MEASURED = 32
 """Images on which a pace is measured."""
+COMPARED = 100
+"""Test images on which an export is compared with the model."""
 
 
 class Pace(NamedTuple):
@@ -50,6 +53,68 @@ class Pace(NamedTuple):
 
     def _share(self, size: int | None) -> float:
         return 1.0 if size is None else (size / self.size) ** 2
+
+
+class Parts(NamedTuple):
+    """Number of images of each part."""
+
+    train: int
+    validation: int
+    test: int
+
+
+class Costs(NamedTuple):
+    """About how many seconds what `auto` does takes on this machine, with these images."""
+
+    pace: Pace
+    parts: Parts
+    classes: int
+
+    @property
+    def build_s(self) -> float:
+        """A model is built and compiled."""
+        return 1.5 * self.pace.start_s
+
+    @property
+    def recipe_s(self) -> float:
+        """The recipe is trained: features of four views of each training image."""
+        return 1.1 * self.pace.features_s(4 * self.parts.train + self.parts.validation) + self.build_s
+
+    def plain_s(self, size: int) -> float:
+        """A head is trained on features of images of this height in px, without augmentation."""
+        return 1.1 * self.pace.features_s(self.parts.train + self.parts.validation, size) + self.build_s
+
+    def smaller_s(self, sizes: Sequence[int]) -> float:
+        """A head is trained at each of these sizes, and its model is measured."""
+        features_s = sum(self.pace.features_s(self.parts.train + self.parts.validation, size) for size in sizes)
+        return 1.5 * features_s + len(sizes) * 2 * self.build_s
+
+    @property
+    def backbone_s(self) -> float:
+        """A head is trained on another backbone, which may be slower."""
+        return 3 * self.pace.features_s(self.parts.train + self.parts.validation) + 2 * self.build_s
+
+    @property
+    def flips_s(self) -> float:
+        """A test-time flip: images and mirror images of the validation now, and mirror images in the evaluation."""
+        return self.pace.start_s + self.pace.answers_s(3 * self.parts.validation + self.parts.test)
+
+    def end_s(self, size: int | None = None, *, export: bool = True) -> float:
+        """The end, with a model of this image size: the rule for unknown images, the test and the export."""
+        rule = images_of_rule(self.parts.train, self.parts.validation, self.classes)
+        answers_s = 1.1 * self.pace.answers_s(self.parts.validation + rule + self.parts.test, size)
+        models_s = 3 * self.pace.start_s  # those of trials are built, then that of the run
+        return 3 + models_s + answers_s + (self.export_s if export else 0.0)
+
+    @property
+    def export_s(self) -> float:
+        """A model is converted, and compared with its file."""
+        return 5 * self.pace.start_s + self.pace.answers_s(COMPARED)
+
+    @property
+    def report_s(self) -> float:
+        """The report of a run is written."""
+        return 5 + self.pace.start_s
 
 
 def measure_pace(experiment: Experiment, task: Task, started: float) -> Pace:

@@ -121,6 +121,13 @@ def test_a_damaged_image_leaves_no_folder(done, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_folder_of_another_version_is_refused(done, tmp_path):
+    call = json.loads((done.folder / "auto.json").read_text())
+    (tmp_path / "auto.json").write_text(json.dumps({**call, "pace": {"pace": {"rate": 20.0}, "parts": {}}}))
+    with pytest.raises(CallError, match="of another version"):
+        resume_auto(tmp_path)
+
+
 def test_without_time_for_the_recipe_plain_features_take_its_place(done, tmp_path, monkeypatch, caplog):
     measure = autos.measure_pace
     monkeypatch.chdir(done.folder.parents[1])

@@ -9,7 +9,7 @@ import kerasimg
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.training.deadline import Deadline, OutOfTime
 from kerasimg.tuning import search as searches
-from kerasimg.tuning.pace import Pace
+from kerasimg.tuning.pace import Costs, Pace, Parts
 from kerasimg.tuning.time_budget import TimeBudget, minutes_from, search_began
 from kerasimg.tuning.trials import Trials
 
@@ -28,6 +28,18 @@ def test_smaller_images_take_less_time_to_compute_but_not_to_read():
     assert pace.rate == pytest.approx(20)
     assert (pace.features_s(100), pace.answers_s(100)) == (pytest.approx(5), pytest.approx(9))
     assert (pace.features_s(100, 112), pace.answers_s(100, 112)) == (pytest.approx(2), pytest.approx(3))
+
+
+def test_the_end_takes_less_with_smaller_images_and_without_an_export():
+    pace = Pace(size=224, load_s=0.01, frozen_s=0.04, keras_s=0.08, start_s=5.0)
+    costs = Costs(pace, Parts(train=100, validation=20, test=20), classes=3)
+    assert costs.recipe_s == pytest.approx(1.1 * 420 * 0.05 + 7.5)
+    assert costs.plain_s(112) == pytest.approx(1.1 * 120 * 0.02 + 7.5)
+    assert costs.export_s == pytest.approx(25 + 100 * 0.09)
+    assert costs.end_s() - costs.end_s(export=False) == pytest.approx(costs.export_s)
+    answered = (costs.end_s(export=False) - 18) / (1.1 * 0.09)  # validation, test, and those of the rule
+    assert 40 <= answered <= 140
+    assert costs.end_s(112, export=False) == pytest.approx(18 + answered * 1.1 * 0.03)
 
 
 def test_a_trial_whose_deadline_passes_ends_after_a_step_with_its_validation(searched, few, tmp_path):
