@@ -188,7 +188,7 @@ class _Auto:
         summary = summarize(self.source)
         tiny = self.limits.device == "microcontroller"
         self.costs = self._costs(self.specs.scratch(summary, "tiny_device") if tiny else self.specs.plain("recipe"))
-        self.end_s = self.costs.end_s()
+        self.end_s = self.costs.several_s + self.costs.end_s()
         log.info(
             f"{self.costs.pace.rate:,.0f} images/s through {'the model' if tiny else 'the backbone'}; of {self._time}, "
             f"about {self.end_s:.0f} s are for the evaluation and the export at the end"
@@ -247,17 +247,20 @@ class _Auto:
             self._step("recipe", self.specs.plain("recipe", max_trials=1), self.left_s)
             self._step("heads", self.specs.heads("heads"), max(0.3 * self.left_s, min(20.0, self.left_s)))
             return
-        whole_s = self.costs.recipe_s + self.costs.end_s()
+        whole_s = self.costs.recipe_s + self.end_s
         size, plain_s = self._size_that_fits()
         warning(
             f"{self._time} cannot hold {self.specs.recipe} as it is, which takes about {whole_s / 60:.1f} minutes "
             f"here: features of images without augmentation are used, at {size} px"
         )
         heads = self.specs.heads("heads", augmented=False, size=size)
+        self.end_s += self.costs.several_s
+        if self.left_s < plain_s:
+            heads["tune"]["max_trials"] = 1  # there is no time to compare several
         self._step("heads", heads, max(self.left_s, plain_s))  # some model is better than the time kept
 
     def _size_that_fits(self) -> tuple[int, float]:
-        """Returns the largest image size whose plain features fit in the time, and their seconds; else the smallest.
+        """Returns the largest image size at which one trial on plain features fits, and its seconds; else the smallest.
 
         On photos and clip art plain features are about as good as those of four views, and smaller images are worse
         by points: so the export is left out before the size is.

@@ -100,11 +100,16 @@ class Costs(NamedTuple):
         return self.pace.start_s + self.pace.answers_s(3 * self.parts.validation + self.parts.test)
 
     def end_s(self, size: int | None = None, *, export: bool = True) -> float:
-        """The end, with a model of this image size: the rule for unknown images, the test and the export."""
+        """The end after one trial, with images of this size: the rule for unknown images, the test and the export."""
         rule = images_of_rule(self.parts.train, self.parts.validation, self.classes)
         answers_s = 1.1 * self.pace.answers_s(self.parts.validation + rule + self.parts.test, size)
-        models_s = 3 * self.pace.start_s  # those of trials are built, then that of the run
+        models_s = 1.5 * self.pace.start_s  # that of the trial is built, and that of the run
         return 3 + models_s + answers_s + (self.export_s if export else 0.0)
+
+    @property
+    def several_s(self) -> float:
+        """Several trials are compared, and more models built, before the end."""
+        return 1.5 * self.pace.start_s
 
     @property
     def export_s(self) -> float:

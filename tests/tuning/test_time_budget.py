@@ -37,9 +37,9 @@ def test_the_end_takes_less_with_smaller_images_and_without_an_export():
     assert costs.plain_s(112) == pytest.approx(1.1 * 120 * 0.02 + 7.5)
     assert costs.export_s == pytest.approx(25 + 100 * 0.09)
     assert costs.end_s() - costs.end_s(export=False) == pytest.approx(costs.export_s)
-    answered = (costs.end_s(export=False) - 18) / (1.1 * 0.09)  # validation, test, and those of the rule
+    answered = (costs.end_s(export=False) - 10.5) / (1.1 * 0.09)  # validation, test, and those of the rule
     assert 40 <= answered <= 140
-    assert costs.end_s(112, export=False) == pytest.approx(18 + answered * 1.1 * 0.03)
+    assert costs.end_s(112, export=False) == pytest.approx(10.5 + answered * 1.1 * 0.03)
 
 
 def test_a_trial_whose_deadline_passes_ends_after_a_step_with_its_validation(searched, few, tmp_path):
