@@ -76,7 +76,7 @@ def advice(result: Mapping[str, Any]) -> list[str]:
     """Returns what would make the result better, the most useful first."""
     lines, parts = [], result["parts"]
     left_out = result["notes"]["left_out"]
-    if result["recipe"] is None and any(step["name"] == "heads" for step in result["steps"]):
+    if result["recipe"] is None and {"heads", "late"} & {step["name"] for step in result["steps"]}:
         lines.append(f"More minutes: the recipe transfer as it is did not fit in {result['minutes']:g}.")
     if "finetune" in left_out:
         epoch_s = result["notes"].get("epoch_s")

@@ -68,6 +68,9 @@ SIZES = (160, 128, 96)
 LEAST_EPOCHS, MOST_EPOCHS = 2, 12
 """Epochs of fine-tuning: with fewer it is not begun, and with time for more further trials are trained."""
 
+LATE = 5
+"""A model that comes late may take this many times its estimate."""
+
 OnFinished = Callable[[Path, Mapping[str, Any]], object]
 """Called with the folder and the result; writes the page."""
 
@@ -195,6 +198,7 @@ class _Auto:
         )
         if not tiny:
             self._search_heads()
+            self._search_late()
         self._search_from_scratch(summary)
         if not tiny:
             self._search_smaller()
@@ -247,17 +251,15 @@ class _Auto:
             self._step("recipe", self.specs.plain("recipe", max_trials=1), self.left_s)
             self._step("heads", self.specs.heads("heads"), max(0.3 * self.left_s, min(20.0, self.left_s)))
             return
-        whole_s = self.costs.recipe_s + self.end_s
-        size, plain_s = self._size_that_fits()
-        warning(
-            f"{self._time} cannot hold {self.specs.recipe} as it is, which takes about {whole_s / 60:.1f} minutes "
-            f"here: features of images without augmentation are used, at {size} px"
-        )
+        if begun := self.call["steps"].get("heads"):
+            size, plain_s = begun["size"], 0.0
+        else:
+            size, plain_s = self._size_that_fits()
+            self.end_s += self.costs.several_s
         heads = self.specs.heads("heads", augmented=False, size=size)
-        self.end_s += self.costs.several_s
         if self.left_s < plain_s:
             heads["tune"]["max_trials"] = 1  # there is no time to compare several
-        self._step("heads", heads, max(self.left_s, plain_s))  # some model is better than the time kept
+        self._step("heads", heads, max(self.left_s, plain_s), size=size)  # some model is better than the time kept
 
     def _size_that_fits(self) -> tuple[int, float]:
         """Returns the largest image size at which one trial on plain features fits, and its seconds; else the smallest.
@@ -265,14 +267,32 @@ class _Auto:
         On photos and clip art plain features are about as good as those of four views, and smaller images are worse
         by points: so the export is left out before the size is.
         """
+        minutes = (self.costs.recipe_s + self.end_s) / 60
+        longer = f"{self._time} cannot hold {self.specs.recipe} as it is, which takes about {minutes:.1f} minutes here"
         for size in (self.costs.pace.size, *SIZES):
             plain_s = self.costs.plain_s(size)
             for exported in (True, False):
                 self.end_s = self.costs.end_s(size, export=exported)
                 if plain_s <= self.left_s:
+                    warning(f"{longer}: features of images without augmentation are used, at {size} px")
                     return size, plain_s
-        warning(f"{self._time} is short for these images on this machine: one small model, and no export")
+        warning(f"{longer}, nor more than one small model, at {size} px and without an export")
         return size, plain_s
+
+    def _search_late(self) -> None:
+        """Train one small model beyond the time if the machine became so slow that there is none: better than none."""
+        size = SIZES[-1]
+        plain_s = self.costs.plain_s(size)
+        if "late" not in self.call["steps"]:
+            if self.candidates or self.left_s >= plain_s:
+                return
+            warning(
+                f"this machine is slower than at the start, and {self._time} ended without a model: one small model "
+                f"follows, at {size} px and without an export, later than asked"
+            )
+        late = self.specs.heads("late", augmented=False, size=size)
+        late["tune"]["max_trials"] = 1
+        self._step("late", late, LATE * plain_s)
 
     def _search_from_scratch(self, summary: Summary) -> None:
         """Train a small network from scratch, where the images are tiny or the limits leave no other."""

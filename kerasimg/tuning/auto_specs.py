@@ -38,6 +38,7 @@ AUGMENT = (
 STEPS: Final[Mapping[str, str]] = {
     "recipe": "the recipe transfer as it is: a head on EfficientNet-Lite0, frozen, four views of each image",
     "heads": "other heads on the same features: dropout, learning rate, a hidden layer",
+    "late": "one small model, since the machine became slower than at the start",
     "scratch": "a small network from scratch",
     "smaller": "smaller images, for less latency",
     "finetune": "all layers of the best so far, with lower rates in earlier blocks",

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 import kerasimg
-from kerasimg.errors import CallError, DataError
+from kerasimg.errors import CallError, DataError, KerasimgError
 from kerasimg.reporting.auto_page import FEW_IMAGES, advice, write_auto_page
 from kerasimg.tuning import auto as autos
 from kerasimg.tuning.auto import auto, resume_auto
@@ -142,6 +142,30 @@ def test_without_time_for_the_recipe_plain_features_take_its_place(done, tmp_pat
     assert "recipe" not in {step["name"] for step in found.result["steps"]}
     assert (found.run.spec.params["size"], found.run.spec.fit.views) == (8, None)
     assert found.run.scores.accuracy > 0.5
+    caplog.clear()
+    (found.folder / "result.json").unlink()
+    resume_auto(found.folder)
+    assert "cannot hold" not in caplog.text
+
+
+def test_a_machine_that_became_too_slow_gives_one_small_model_late(done, tmp_path, monkeypatch, caplog):
+    measure, search = autos.measure_pace, autos.tune
+
+    def too_slow(document, **options):
+        if document["name"] != "late":
+            raise KerasimgError("the search ended before an epoch of its first trial did")
+        return search(document, **options)
+
+    monkeypatch.chdir(done.folder.parents[1])
+    monkeypatch.setattr(autos, "SIZES", (16,))
+    monkeypatch.setattr(autos, "measure_pace", lambda *given: measure(*given)._replace(start_s=5.0))
+    monkeypatch.setattr(autos, "tune", too_slow)
+    options = {"recipe": "transfer.json", "on_bad_image": "skip", "out": tmp_path, "on_finished": write_auto_page}
+    found = kerasimg.Auto(auto("photos", minutes=1, began=time.monotonic() - 55, **options))
+    assert "this machine is slower than at the start, and 1 minute ended without a model" in caplog.text
+    assert (found.result["step"], found.run.spec.params["size"], found.result["exports"]) == ("late", 16, [])
+    assert found.run.scores.accuracy > 0.5
+    assert "More minutes" in found.report.read_text()
 
 
 def tune(out):
