@@ -198,6 +198,8 @@ def flips(
         text[0] += (
             f"; {figure} {result['before']:.4f} -> {result['after']:.4f} on {counted(result['n'], 'image')} ({between})"
         )
+        if not result["applied"]:
+            text.append("it is used only where the interval of its gain is above 0")
     if result["applied"]:
         text.append(f"saved in {RunFolder(run).model_file.name}; to undo it: {command('run', 'flips', run, '--undo')}")
         text.append(f"the temperature was fitted without it; to fit it again: {command('run', 'calibrate', run)}")
@@ -262,14 +264,15 @@ def sets(
         low, _ = result["expected"]
         chosen = result["chosen_on"]
         text.append(f"{method}, coverage {coverage:g}, chosen on {counted(chosen['n'], 'image')} ({chosen['part']})")
-        text.append(f"later images: for 39 of 40 choices of these images, at least {low:.3f} hold the true class")
+        text.append(f"of later images like these, at least {low:.3f} get a set with the true class (97.5 % confidence)")
     for name, row in result.get("parts", {}).items():
         low, high = row["interval"]
         text.append(
             f"{name}, {counted(row['n'], 'image')}: {row['coverage']:.3f} ({low:.3f} to {high:.3f}) hold the true class"
         )
         text.append(f"  {row['mean_size']:.2f} classes in a set on average")
-        text += [f"  below: {each['class']} {each['coverage']:.3f}" for each in row["classes"] if each["below"]]
+        too_few = [each for each in row["classes"] if each["below"]]
+        text += [f"  {each['class']}: only {each['coverage']:.3f}" for each in too_few]
     print_result("run sets", result, text, as_json, run=run)
 
 

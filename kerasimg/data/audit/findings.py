@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
-    "unreadable": Kind("error", "cannot be read", "repair or remove them, or leave them out (--fix-list does)"),
+    "unreadable": Kind("error", "cannot be read", "repair or remove them, or leave them out (--fix-list FILE does)"),
     "class_unreadable": Kind("error", "classes of which no image can be read", "repair them, or remove the class"),
     "no_split": Kind("error", "the data cannot be split", "add images, or set the share to 0"),
     "conflict": Kind(
@@ -38,13 +38,15 @@ KINDS: dict[str, Kind] = {
         "the same image in several classes",
         "decide which label is right; remove the others (--fix-list removes all)",
     ),
-    "leak": Kind("error", "the same image in several parts", "remove it from the part that trains (--fix-list does)"),
+    "leak": Kind(
+        "error", "the same image in several parts", "remove it from the part that trains (--fix-list FILE does)"
+    ),
     "leak_drawn": Kind(
-        "warning", "the same image, which the split would put in several parts", "keep one (--fix-list does)"
+        "warning", "the same image, which the split would put in several parts", "keep one (--fix-list FILE does)"
     ),
     "near_conflict": Kind("warning", "copies in several classes", "look at them: is one label wrong?"),
     "near_leak": Kind("warning", "copies in several parts", "keep them in one part, or keep one"),
-    "duplicate": Kind("warning", "the same image several times in a class", "keep one (--fix-list does)"),
+    "duplicate": Kind("warning", "the same image several times in a class", "keep one (--fix-list FILE does)"),
     "blank": Kind("warning", "of one colour, or nearly", "remove them, unless that is the class"),
     "tiny": Kind("warning", "far smaller than the others", "replace them by larger ones"),
     "empty_class": Kind(

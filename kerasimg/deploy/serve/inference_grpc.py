@@ -449,6 +449,7 @@ async def _start(settings: Settings, handler: Any) -> tuple[Any, int]:
     try:
         port = server.add_insecure_port(f"{host}:{settings.grpc_port}")
     except RuntimeError:
-        raise CallError(f"cannot listen on {host}:{settings.grpc_port} for gRPC: the port is in use") from None
+        why = "another program uses the port; choose one by --grpc-port"
+        raise CallError(f"cannot listen on {host}:{settings.grpc_port} for gRPC: {why}") from None
     await server.start()
     return server, port

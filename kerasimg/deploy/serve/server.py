@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import json
 import multiprocessing
@@ -314,7 +315,10 @@ def _open_socket(settings: Settings) -> socket.socket:
         )[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
-        raise CallError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
+        why = error.strerror or error
+        if error.errno == errno.EADDRINUSE:
+            why = "another program uses the port; choose one by --port (0: any free port)"
+        raise CallError(f"cannot listen on {settings.host}:{settings.port}: {why}") from None
 
 
 def _address(listener: socket.socket) -> str:

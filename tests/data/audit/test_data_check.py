@@ -74,7 +74,8 @@ def test_the_text_begins_with_the_verdict_and_names_files(planted: tuple[DataChe
     assert lines[0].startswith("675 images of 10 classes in ")
     assert lines[1].startswith("fix this before training: 35 errors, ")
     assert "error: the same image in several parts: 60 images in 30 groups; " in "\n".join(lines)
-    start = lines.index("error: cannot be read: 5 images; repair or remove them, or leave them out (--fix-list does)")
+    advice = "repair or remove them, or leave them out (--fix-list FILE does)"
+    start = lines.index(f"error: cannot be read: 5 images; {advice}")
     assert [line.split(":")[0].strip() for line in lines[start + 1 : start + 3]] == sorted(faults["truncated"])[:2]
     assert lines[start + 3] == "  ... and 3 more"
 
