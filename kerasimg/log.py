@@ -54,7 +54,7 @@ def warning(message: str) -> None:
 def _is_new(message: str) -> bool:
     """Whether the running command has not reported this before; outside of commands everything is new."""
     with _LOCK:
-        new = message not in _reported
+        new = not _attached or message not in _reported
         if _attached:
             _reported.add(message)
     return new

@@ -33,6 +33,7 @@ from kerasimg.evaluation.evaluate import (
     own_record,
     predicted,
     scores_with_intervals,
+    warn_of_trained,
 )
 from kerasimg.files import read_object, write_json
 from kerasimg.log import warning
@@ -90,6 +91,7 @@ def calibrate(
         return Calibration.of({"temperature": 1.0})
     raw = replace(classifier, temperature=1.0, thresholds=None)
     asked = choose_images(raw, data, part, otherwise="validation")
+    warn_of_trained(raw, asked, data)
     truth, p = asked.source.label_ids(asked.indices), predicted(raw, asked.source, asked.indices)
     task = raw.spec.task
     result = fit(truth, p, raw.classes, task, where=asked.source.where, part=asked.part)

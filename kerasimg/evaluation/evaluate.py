@@ -181,9 +181,14 @@ def _seen_in_training(classifier: Classifier, asked: Chosen) -> list[str]:
         return []
     return [
         f"{count:,} of {counted(len(asked.indices), 'image')} {'was' if count == 1 else 'were'} trained on (the same "
-        "content, by SHA-256), and a model does better "
-        "on those than on new ones; evaluate on other images, or without --data on the test split"
+        "content, by SHA-256), and a model does better on those than on new ones; use other images, or leave out --data"
     ]
+
+
+def warn_of_trained(classifier: Classifier, asked: Chosen, data: Data | None) -> None:
+    """Warns if images that a user gave were trained on: a rule that is fitted to their predictions is too sure."""
+    for line in [] if data is None else _seen_in_training(classifier, asked):
+        warning(line)
 
 
 def scores_with_intervals(

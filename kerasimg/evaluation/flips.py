@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data
 from kerasimg.evaluation.calibrate import decide_by
-from kerasimg.evaluation.evaluate import choose_images, predicted
+from kerasimg.evaluation.evaluate import choose_images, predicted, warn_of_trained
 from kerasimg.evaluation.intervals import interval, resampled
 from kerasimg.evaluation.scores import scores
 from kerasimg.models.classifier import Classifier, ClassifierReference
@@ -53,6 +53,7 @@ def flips(run: ClassifierReference, *, data: Data | None = None, part: str | Non
     content: dict[str, Any] = {"applied": False}
     if not undo:
         asked = choose_images(classifier, data, part, otherwise="validation")
+        warn_of_trained(classifier, asked, data)
         content = decide(classifier, asked.source, asked.indices)
         content |= {"data": asked.source.where, "part": asked.part}
     changed = replace(classifier, flips=content["applied"])

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError
-from kerasimg.evaluation.evaluate import choose_images, own_record, predicted
+from kerasimg.evaluation.evaluate import choose_images, own_record, predicted, warn_of_trained
 from kerasimg.evaluation.predictions import two_columns
 from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference
@@ -63,6 +63,8 @@ def label_errors(
         if not parts:
             raise CallError("data: the run held out no images; name the data")
     asked = [choose_images(classifier, data, name) for name in parts]
+    for chosen in asked:
+        warn_of_trained(classifier, chosen, data)
     truth = np.concatenate([one.source.label_ids(one.indices) for one in asked])
     p = np.concatenate([predicted(classifier, one.source, one.indices) for one in asked])
     ids = [one.source.items[index].id for one in asked for index in one.indices]

@@ -17,7 +17,7 @@ from scipy.stats import beta
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, counted, nearest
 from kerasimg.evaluation.conformal import SCORES, choose_rule, class_columns, limit_rank, set_members
-from kerasimg.evaluation.evaluate import choose_images, held_out, predicted
+from kerasimg.evaluation.evaluate import choose_images, held_out, predicted, warn_of_trained
 from kerasimg.evaluation.intervals import wilson
 from kerasimg.files import write_json
 from kerasimg.log import warning
@@ -81,6 +81,7 @@ def prediction_sets(
     if method not in SCORES:
         raise CallError(f"no method '{method}'{nearest(method, SCORES)} (methods: {', '.join(SCORES)})")
     chosen = choose_images(classifier, data, part, otherwise="validation")
+    warn_of_trained(classifier, chosen, data)
     truth, p = chosen.source.label_ids(chosen.indices), predicted(classifier, chosen.source, chosen.indices)
     rule = choose_rule(truth, class_columns(p), coverage, method, per_class)
     counts = np.bincount(truth, minlength=len(classifier.classes)) if per_class else np.array([len(truth)])

@@ -15,7 +15,7 @@ from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, nearest
 from kerasimg.evaluation.conformal import are_known
 from kerasimg.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, describe
-from kerasimg.evaluation.evaluate import choose_images
+from kerasimg.evaluation.evaluate import choose_images, warn_of_trained
 from kerasimg.evaluation.intervals import wilson
 from kerasimg.evaluation.predictions import decide
 from kerasimg.figures import robustness_figure, save_figure
@@ -76,6 +76,7 @@ def robustness(
         raise CallError(f"images: expected 1 or more, got {images}")
     classifier = Classifier.open(run)
     asked = choose_images(classifier, data, part)
+    warn_of_trained(classifier, asked, data)
     indices = asked.indices[evenly_spaced(len(asked.indices), images)]
     count = len(indices)
     truth = np.asarray(asked.source.label_ids(indices)).reshape(count, -1)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, GateError, counted, nearest
 from kerasimg.evaluation.calibrate import decide_by
-from kerasimg.evaluation.evaluate import choose_images, predicted
+from kerasimg.evaluation.evaluate import choose_images, predicted, warn_of_trained
 from kerasimg.evaluation.predictions import THRESHOLD
 from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference
@@ -93,6 +93,7 @@ def choose_thresholds(
         decide_by(classifier, replace(classifier, thresholds=None), file)
         return Thresholds.of({"thresholds": dict.fromkeys(labels, THRESHOLD)})
     asked = choose_images(classifier, data, part, otherwise="validation")
+    warn_of_trained(classifier, asked, data)
     truth = asked.source.label_ids(asked.indices).reshape(len(asked.indices), -1)
     p = predicted(replace(classifier, thresholds=None), asked.source, asked.indices).reshape(len(truth), -1)
     chosen = {label: choose(truth[:, k], p[:, k], best) for k, label in enumerate(labels)}

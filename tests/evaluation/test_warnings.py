@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ def test_images_that_were_trained_on_are_counted(run: Any, folder: Path, caplog:
     count = len(parts(run)["train"])
     assert found["warnings"][0].startswith(f"{count} of 24 images were trained on (the same content, by SHA-256)")
     assert "were trained on" in caplog.text
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "prediction_sets", "flips", "label_errors"])
+def test_rules_fitted_to_images_that_were_trained_on_are_warned_of(
+    verb: str, run: Any, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    copy = kerasimg.Run(shutil.copytree(run.folder, tmp_path / "copy"))
+    getattr(kerasimg, verb)(copy, data=folder)
+    assert "were trained on (the same content, by SHA-256)" in caplog.text
 
 
 def test_copies_of_them_under_other_names_are_counted_too(run: Any, folder: Path, tmp_path: Path):
