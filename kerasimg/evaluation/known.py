@@ -21,7 +21,7 @@ from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, open_source
 from kerasimg.errors import CallError, counted, nearest
 from kerasimg.evaluation.conformal import are_known
-from kerasimg.evaluation.evaluate import Chosen, answered, choose_images, held_out, image_batches
+from kerasimg.evaluation.evaluate import Chosen, answered, choose_images, held_out, image_batches, warn_of_trained
 from kerasimg.evaluation.intervals import wilson
 from kerasimg.evaluation.measures import roc_auc
 from kerasimg.evaluation.shift import LEAST_OF_SHARE, promise
@@ -107,6 +107,7 @@ def known(
             f"known: a share of {share:g} needs {counted(least_images(share), 'held-out image')}, and there are "
             f"{len(held.indices)}; ask for a larger share (--share), or give more images (--data)"
         )
+    warn_of_trained(classifier, held, data)
     fitted, content = fit_known(classifier, trained, held, share, method)
     changed = replace(classifier, known=fitted)
     test = held_out(classifier, held, data)

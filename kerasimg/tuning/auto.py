@@ -252,7 +252,7 @@ class _Auto:
             self._step("heads", self.specs.heads("heads"), max(0.3 * self.left_s, min(20.0, self.left_s)))
             return
         if begun := self.call["steps"].get("heads"):
-            size, plain_s = begun["size"], 0.0
+            size, plain_s = begun.get("size", self.costs.pace.size), 0.0
         else:
             size, plain_s = self._size_that_fits()
             self.end_s += self.costs.several_s

@@ -103,13 +103,12 @@ class Costs(NamedTuple):
         """The end after one trial, with images of this size: the rule for unknown images, the test and the export."""
         rule = images_of_rule(self.parts.train, self.parts.validation, self.classes)
         answers_s = 1.1 * self.pace.answers_s(self.parts.validation + rule + self.parts.test, size)
-        models_s = 1.5 * self.pace.start_s  # that of the trial is built, and that of the run
-        return 3 + models_s + answers_s + (self.export_s if export else 0.0)
+        return 3 + self.build_s + answers_s + (self.export_s if export else 0.0)
 
     @property
     def several_s(self) -> float:
-        """Several trials are compared, and more models built, before the end."""
-        return 1.5 * self.pace.start_s
+        """Several trials are compared before the end, which builds their models."""
+        return self.build_s
 
     @property
     def export_s(self) -> float:

@@ -37,12 +37,22 @@ def test_images_that_were_trained_on_are_counted(run: Any, folder: Path, caplog:
     assert "were trained on" in caplog.text
 
 
-@pytest.mark.parametrize("verb", ["calibrate", "prediction_sets", "flips", "label_errors"])
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("calibrate", {}),
+        ("prediction_sets", {}),
+        ("flips", {}),
+        ("label_errors", {}),
+        ("known", {"share": 0.5}),
+        ("robustness", {"images": 4, "corruptions": ["brightness"]}),
+    ],
+)
 def test_rules_fitted_to_images_that_were_trained_on_are_warned_of(
-    verb: str, run: Any, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    verb: str, options: dict[str, Any], run: Any, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     copy = kerasimg.Run(shutil.copytree(run.folder, tmp_path / "copy"))
-    getattr(kerasimg, verb)(copy, data=folder)
+    getattr(kerasimg, verb)(copy, data=folder, **options)
     assert "were trained on (the same content, by SHA-256)" in caplog.text
 
 
