@@ -21,7 +21,8 @@ from kerasimg.escaping import lines
 LOGGER: Final = logging.getLogger("kerasimg")
 
 Verbose = Literal[0, 1, 2]
-"""0: silent. 1: messages, and a progress bar for each epoch. 2: messages, and one line for each epoch."""
+"""0: silent. 1: messages, and a progress bar for each epoch, or one line where the output is a file or a pipe. 2:
+messages, and one line for each epoch."""
 
 Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")

@@ -297,7 +297,9 @@ def known(
     text = ["removed"] if result["rule"] is None else []
     if not text:
         low, high = result["expected"]
-        text.append(f"{result['rule']['method']}, limit set by {counted(result['chosen_on']['n'], 'image')}")
+        used = result["chosen_on"]
+        others = f"; {used['tried_on']} others chose the method" if result["methods"] else ""
+        text.append(f"{result['rule']['method']}, limit set by {counted(used['n'], 'image')}{others}")
         text.append(
             f"of images like these at most {share:.1%} are flagged as unknown on average "
             f"({low:.1%} to {high:.1%} for 95 % of choices of these images)"

@@ -185,9 +185,9 @@ def _surroundings(run: RunFolder) -> dict[str, Any]:
 
 
 def _figures(run: RunFolder) -> dict[str, Any]:
-    """The scores that are one number each."""
+    """The scores that are one number each, and the part on which they were computed."""
     scores = run.evaluation.metrics() or {}
-    return {key: value for key, value in scores.items() if isinstance(value, int | float | str)}
+    return {key: value for key, value in scores.items() if isinstance(value, int | float) or key == "part"}
 
 
 def _as_json(difference: Difference) -> dict[str, Any]:

@@ -121,7 +121,8 @@ def init(
         echo(describe(seen))
         if seen.unreadable:
             command = shlex.join(["kerasimg", "data", "check", data])
-            echo(f"{unreadable_note(seen.unreadable, seen.sampled, 'sampled image')}; to list all: {command}")
+            noun = "image" if seen.sampled == seen.images else "sampled image"
+            echo(f"{unreadable_note(seen.unreadable, seen.sampled, noun)}; to list all: {command}")
     wish = _ask(seen, kind or seen.task) if interactive else _default_wish(kind)
     document = make_spec(path.stem, seen, wish)
     write_text(path, dumps(document))
@@ -234,7 +235,7 @@ def train(
     from kerasimg.reporting.epochs import print_stages, read_goals, read_task
 
     silent = quiet or as_json
-    verbose: Verbose = 0 if silent else _keras_verbose()
+    verbose: Verbose = 0 if silent else 1
     params, edits = assignments(assign, epochs=epochs, size=size, batch_size=batch_size, lr=lr, task=_text(task))
     if resume is not None:
         if ref or params or edits or weights or limit or out or tensorboard or track:
@@ -506,12 +507,6 @@ def _choice(question: str, among: Iterable[str], default: str) -> Any:
     if answer not in among:
         raise CallError(f"expected one of {', '.join(among)}, got '{answer}'")
     return answer
-
-
-def _keras_verbose() -> Verbose:
-    """`verbose` of a training: progress bars on a terminal with colours, elsewhere a line per epoch."""
-    plain = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
-    return 1 if sys.stdout.isatty() and not plain else 2
 
 
 def _print_search(search: Search, data: str | None, as_json: bool) -> None:

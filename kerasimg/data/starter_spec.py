@@ -82,7 +82,7 @@ def summarize_data(data: Data, task: Task | None = None, progress: Progress | No
 
 def describe(summary: Summary) -> str:
     """The summary in one line for the user."""
-    return f"{counted(summary.images, 'image')} of {counted(len(summary.classes), 'class')}, {_sizes(summary)}"
+    return f"{counted(summary.readable, 'image')} of {counted(len(summary.classes), 'class')}, {_sizes(summary)}"
 
 
 def _sizes(summary: Summary) -> str:
@@ -125,7 +125,7 @@ def make_spec(name: str, summary: Summary, choices: Choices = Choices()) -> dict
     document: dict[str, Any] = {
         "kerasimg": 1,
         "name": valid_name(name),
-        "about": f"{counted(summary.images, 'image')} of {counted(len(summary.classes), 'class')}: {ABOUT[recipe]}.",
+        "about": f"{counted(summary.readable, 'image')} of {counted(len(summary.classes), 'class')}: {ABOUT[recipe]}.",
         "// extends": f"{why}. `kerasimg spec show recipes/{recipe}` prints all of it",
         "extends": f"recipes/{recipe}",
         **_task(choices.task or summary.task, summary),

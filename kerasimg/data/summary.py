@@ -53,6 +53,11 @@ class Summary(NamedTuple):
     """In words, see `describe_sizes`."""
 
     @property
+    def readable(self) -> int:
+        """Images without those that are known to be unreadable."""
+        return self.images - self.unreadable
+
+    @property
     def shorter_side(self) -> int:
         """Median, in px."""
         return min(self.height, self.width)

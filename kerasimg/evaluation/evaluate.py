@@ -22,7 +22,7 @@ from kerasimg.data.readers.soft_labels import PREFIX
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, is_in_memory, open_source
 from kerasimg.data.split import content_hashes, fingerprint
-from kerasimg.errors import CallError, Fault, counted, listed, nearest
+from kerasimg.errors import CallError, DataError, Fault, counted, listed, nearest
 from kerasimg.evaluation.intervals import described, intervals
 from kerasimg.evaluation.measures import precision_recall_curve, roc_curve
 from kerasimg.evaluation.predictions import as_text, decide, write_predictions
@@ -68,7 +68,8 @@ def evaluate(
         data: labelled images, as for `kerasimg.train`; their classes are matched to the model's by name. None: the
             images of the run.
         part: "train", "validation", "test" or "all". None: the test part, where there is one, else all; of the run's
-            own images those that it held out.
+            own images those that it held out. Of data without parts: the images of that part of the run, which are
+            found by their content, as where the run's images have moved.
         out: a folder for metrics.json and predictions.csv. None: the run's, for the images that it held out.
         on_bad_image: "fail" reports every unreadable image; "skip" leaves them out.
         verbose: 0, 1 or 2.
@@ -87,11 +88,11 @@ def evaluate(
     """
     classifier = Classifier.open(run)
     asked = choose_images(classifier, data, part, on_bad_image)
-    known = [] if data is None else _seen_in_training(classifier, asked)
+    seen = trained_on(classifier, asked) if data is not None or asked.part in ("validation", "test") else 0
     if out is None and data is None and part is None and classifier.folder is not None:
         out = RunFolder(classifier.folder).evaluation.path
     folder = None if out is None else Path(out)
-    content = evaluate_images(classifier, asked.source, asked.indices, folder, part=asked.part, warnings=known)
+    content = evaluate_images(classifier, asked.source, asked.indices, folder, part=asked.part, seen=seen)
     if classifier.folder is not None:
         warn_of_stale(classifier.folder)
     return Evaluation.of(content)
@@ -104,12 +105,13 @@ def evaluate_images(
     out: Path | None,
     *,
     part: str,
-    warnings: Sequence[str] = (),
+    seen: int = 0,
     answer: Answer | None = None,
 ) -> dict[str, Any]:
     """Computes the metrics on the images at `indices`; writes them and every prediction to `out`, if given.
 
-    warnings: what must be known of these images; `warnings` of the result adds the classes that none of them has.
+    seen: number of these images that the model was trained on; `warnings` of the result says so, and which classes none
+    of them has.
     answer: what the classifier answered for these images; None: it is asked.
     """
     p, p_values, share = answer or answered(classifier, source, indices)
@@ -117,13 +119,14 @@ def evaluate_images(
     every = known_group_numbers(source, classifier.spec.fit.group)
     groups = None if every is None else every[np.asarray(indices, np.int64)]
     classes, task, thresholds = classifier.classes, classifier.spec.task, classifier.thresholds
-    notes = [*warnings, *_missing_classes(truth, classes, task)]
+    notes = [*([_trained_on_words(seen, len(truth))] if seen else []), *_missing_classes(truth, classes, task)]
     for note in notes:
         warning(note)
     found = {
         "data": source.where,
         "part": part,
         **({"warnings": notes} if notes else {}),
+        **({"trained_on": seen} if seen else {}),
         "model": classifier.identity(),
         "temperature": classifier.temperature,
         **scores_with_intervals(truth, p, classes, task, thresholds, groups),
@@ -170,25 +173,27 @@ def _missing_classes(truth: np.ndarray, classes: Sequence[str], task: Task) -> l
     ]
 
 
-def _seen_in_training(classifier: Classifier, asked: Chosen) -> list[str]:
-    """A warning if images are evaluated that the model was trained on, compared by hash."""
+def trained_on(classifier: Classifier, asked: Chosen) -> int:
+    """Returns how many of these images the model was trained on, compared by hash; 0 if that is not known."""
     record = None if classifier.folder is None else RunFolder(classifier.folder).data()
     if record is None:
-        return []
+        return 0
     trained = {image["sha256"] for image in record["images"] if image["part"] == "train"}
-    count = sum(digest in trained for digest in content_hashes(asked.source, asked.indices))
-    if not count:
-        return []
-    return [
-        f"{count:,} of {counted(len(asked.indices), 'image')} {'was' if count == 1 else 'were'} trained on (the same "
-        "content, by SHA-256), and a model does better on those than on new ones; use other images, or leave out --data"
-    ]
+    return sum(digest in trained for digest in content_hashes(asked.source, asked.indices))
+
+
+def _trained_on_words(count: int, images: int) -> str:
+    return (
+        f"{count:,} of {counted(images, 'image')} {'was' if count == 1 else 'were'} trained on (the same content, by "
+        "SHA-256), and a model does better on those than on new ones; use other images, or leave out copies (kerasimg "
+        "data check --fix-list)"
+    )
 
 
 def warn_of_trained(classifier: Classifier, asked: Chosen, data: Data | None) -> None:
     """Warns if images that a user gave were trained on: a rule that is fitted to their predictions is too sure."""
-    for line in [] if data is None else _seen_in_training(classifier, asked):
-        warning(line)
+    if data is not None and (count := trained_on(classifier, asked)):
+        warning(_trained_on_words(count, len(asked.indices)))
 
 
 def scores_with_intervals(
@@ -243,7 +248,7 @@ def choose_images(
     if data is None:
         return _own_images(classifier, part, otherwise)
     source = open_source(data, classifier.spec.task, classes=classifier.classes)
-    indices, name = _of_part(source, part, otherwise)
+    indices, name = _of_moved(classifier, source, part) or _of_part(source, part, otherwise)
     image = classifier.spec.image
     source = require_readable(
         source.only(indices),
@@ -262,6 +267,18 @@ def held_out(classifier: Classifier, fitted: Chosen, data: Data | None) -> Chose
         return choose_images(classifier, None, "test")
     except CallError:
         return None
+
+
+def _of_moved(classifier: Classifier, source: Source, part: str | None) -> tuple[np.ndarray, str] | None:
+    """The images of a split that the run drew, found by their content in another place; None if there are none."""
+    record = None if classifier.folder is None else RunFolder(classifier.folder).data()
+    if record is None or part in (None, "all") or (source.parts >= 0).any():
+        return None
+    wanted = _part(part)
+    digests = {image["sha256"] for image in record["images"] if image["part"] == wanted}
+    every = np.arange(len(source))
+    indices = every[[digest in digests for digest in content_hashes(source, every)]]
+    return (indices, wanted) if len(indices) else None
 
 
 def _of_part(source: Source, part: str | None, otherwise: Part) -> tuple[np.ndarray, str]:
@@ -296,7 +313,13 @@ def _own_images(classifier: Classifier, part: str | None, otherwise: Part) -> Ch
             raise CallError(f"data: the run {content}; name the data")
         chosen = {image["id"]: image for image in record["images"] if image["part"] == wanted}
         part = wanted
-    source = open_source(record["where"], classifier.spec.task, classes=classifier.classes)
+    try:
+        source = open_source(record["where"], classifier.spec.task, classes=classifier.classes)
+    except DataError as error:
+        if os.path.exists(record["where"]):
+            raise
+        advice = "these are the images of the run; if they have moved, name their new place (--data)"
+        raise ManyFaults([*error.faults, Fault("", "", advice)]) from None
     indices = np.array([index for index, item in enumerate(source.items) if item.id in chosen], dtype=np.int64)
     missing = sorted(chosen.keys() - {source.items[index].id for index in indices})
     faults = [Fault(record["where"], name, "was used by the run and is no longer there") for name in missing]

@@ -166,7 +166,7 @@ def fit_known(
     values = Values.of(probe, classifier, head, image_batches(classifier, trained.source, chosen))
     rules = _fit(values, _one_label(trained.source.label_ids(chosen)), share, random)
     order = random.permutation(held.indices)
-    count = _tried(len(order))
+    count = _tried(len(order)) if method == "auto" else 0
     tried, rest = order[:count], np.sort(order[count : count + SET])
     content: dict[str, Any] = {"methods": {}}
     if method == "auto":

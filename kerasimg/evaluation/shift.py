@@ -53,7 +53,8 @@ def broken_promise(row: Mapping[str, Any], held: int, run: object) -> str:
         )
     stricter = math.floor(1000 * share * share / unknown) / 1000
     if stricter and held * stricter >= LEAST_OF_SHARE:
-        text += f". To flag fewer: {command('run', 'known', run, '--share', f'{stricter:g}')}"
+        stricter_one = command("run", "known", run, "--share", f"{stricter:g}")
+        text += f". To flag about {share:.1%} of such images: {stricter_one} (its promise is then {stricter:.1%})"
     return text
 
 

@@ -104,8 +104,9 @@ class Budget:
             ("initializers", self.initializers, "multiplications for orthogonal initial values"),
         ):
             if found > self.limits[name]:
+                smaller = "smaller images (--size, image.size) take fewer; " if name == "tensor" else ""
                 raise OverBudget(
-                    f"{found:,} {what}, and the limit is {self.limits[name]:,}; "
+                    f"{found:,} {what}, and the limit is {self.limits[name]:,}; {smaller}"
                     f'if that is meant, raise it: limits={{"{name}": {found}}}, or --limit {name}={found}'
                 )
 

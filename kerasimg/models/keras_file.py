@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from kerasimg.boundary import limit, open_archive, parse_json, reading
 from kerasimg.catalog import find
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, listed
 from kerasimg.run_folder import MODEL, RunFolder, RunReference, folder_of
 from kerasimg.spec.document import Section
 from kerasimg.spec.load import Spec, load_document
@@ -74,7 +74,9 @@ def model_file(ref: RunReference) -> Path:
     path = folder_of(ref)
     file = RunFolder(path).model_file if path.is_dir() else path
     if not file.is_file():
+        inside = sorted(str(each) for each in path.iterdir() if RunFolder(each).is_run) if path.is_dir() else []
+        runs = f" ({listed(inside, 3)})" if inside else ""
         raise CallError(
-            RunFolder(path).interrupted or f"no trained model '{file}'; name a run's folder or a {MODEL} file"
+            RunFolder(path).interrupted or f"no trained model '{file}'; name a run's folder{runs} or a {MODEL} file"
         )
     return file

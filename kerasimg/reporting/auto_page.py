@@ -78,6 +78,8 @@ def advice(result: Mapping[str, Any]) -> list[str]:
     left_out = result["notes"]["left_out"]
     if result["recipe"] is None and {"heads", "late"} & {step["name"] for step in result["steps"]}:
         lines.append(f"More minutes: the recipe transfer as it is did not fit in {result['minutes']:g}.")
+    if cut := result["notes"].get("cut"):
+        lines.append(f"More minutes: the best model was trained for {cut['epochs']} of its {cut['of']} epochs.")
     if "finetune" in left_out:
         epoch_s = result["notes"].get("epoch_s")
         per = f" An epoch of it takes about {epoch_s:.0f} s." if epoch_s else ""

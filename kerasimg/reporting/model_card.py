@@ -83,10 +83,11 @@ def _body(content: Mapping[str, Any]) -> str:
     )
     if scores:
         rows = [f"| {f.name} | {f.value} | {f.interval or '–'} |" for f in headline(scores)]
+        seen = f"{scores['trained_on']:,} of which were" if scores.get("trained_on") else "which were not"
         stale = "".join(f"**Warning:** {markdown(line)}\n\n" for line in content["stale"])
         parts.append(
-            f"## Figures\n\n{stale}On the {counted(scores['n'], 'image')} of the {scores['part']} split, which were "
-            "not trained on.\n\n| figure | value | 95 % interval |\n| --- | ---: | ---: |\n" + "\n".join(rows)
+            f"## Figures\n\n{stale}On the {counted(scores['n'], 'image')} of the {scores['part']} split, {seen} "
+            "trained on.\n\n| figure | value | 95 % interval |\n| --- | ---: | ---: |\n" + "\n".join(rows)
         )
     if data:
         totals = ", ".join(f"{part} {count:,}" for part, count in data["totals"].items())

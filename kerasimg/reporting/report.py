@@ -173,6 +173,7 @@ def _content(files: RunFolder, classifier: Classifier | None) -> dict[str, Any]:
         **trust_sections(files, found, scores, spec.task, classifier, album, model),
         "stages": stage_summaries(rows, goals_in(spec.resolved)),
         "seconds": sum(row.get("seconds", 0) for row in rows),
+        "feature_seconds": _feature_seconds(files),
         "charts": _charts(rows, spec),
         "data": _data(record, album) if record else None,
         **_gallery(found, spec, album, classifier),
@@ -182,6 +183,12 @@ def _content(files: RunFolder, classifier: Classifier | None) -> dict[str, Any]:
         "written": datetime.now(UTC).strftime("%d %B %Y").lstrip("0"),
         "version": version("kerasimg"),
     }
+
+
+def _feature_seconds(files: RunFolder) -> float:
+    """How long the features of a frozen part were computed, which no epoch includes."""
+    stages = (files.training() or {}).get("stages", ())
+    return sum(note["seconds"] for stage in stages for name, note in stage.items() if name.endswith("_features"))
 
 
 def _classifier(files: RunFolder) -> Classifier | None:

@@ -100,7 +100,8 @@ def unknown_name(group: str, name: object) -> str:
     if spelled in refused:
         return f"{what} '{spelled}' cannot stand in a spec: {refused[spelled]} (a class of your own: kerasimg.register)"
     hint = nearest(spelled, names) or (f" (there are: {listed(known(group))})" if group != "layers" else "")
-    return f"no {what} '{name}'{hint}"
+    number = "expected a number or a schedule; " if group == "schedules" else ""
+    return f"{number}no {what} '{name}'{hint}"
 
 
 def check_arguments(group: str, name: str, arguments: Mapping[str, object], report: Report) -> dict[str, object]:

@@ -339,9 +339,10 @@ class Tune(Section):
     tuner: SamplerName = "hyperband"
     """The search strategy. The first trial of each is the spec as written, with every default."""
     objective: str | Annotated[list[str], Field(min_length=1)] = "val_accuracy"
-    """The metric to optimise: "loss" or the name of a metric of `compile`, after "val_" that of the validation part.
-    A list: the first decides, and the search writes the front, the specs that no other beats in all of them. After the
-    first, also "latency_ms" and "bytes", of the model as a LiteRT file."""
+    """The metric to optimise: "loss" or the name of a metric of `compile`, after "val_" that of the validation part; of
+    a trial the epoch counts that its last stage keeps. A list: the first decides, and the search writes the front, the
+    specs that no other beats in all of them. After the first, also "latency_ms" and "bytes", of the model as a LiteRT
+    file."""
     direction: Literal["min", "max", "auto"] = "auto"
     """Whether less or more is better; auto: as known for the metric; for other metrics it must be given. Of several
     objectives, the direction of the first."""

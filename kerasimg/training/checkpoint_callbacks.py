@@ -7,6 +7,7 @@ see one training.
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import threading
@@ -32,7 +33,7 @@ from kerasimg.training.checkpoint import (
     set_backend_random_state,
     variable_values,
 )
-from kerasimg.training.deadline import NEVER, Deadline
+from kerasimg.training.deadline import NEVER, Deadline, Interruption
 from kerasimg.training.history import History
 
 SHARE = 0.05
@@ -89,12 +90,6 @@ class EpochLines(keras.callbacks.ProgbarLogger):
         print(lines(line), file=sys.stdout, flush=True)
 
 
-class Interruption:
-    """Whether the user has asked to stop."""
-
-    asked = False
-
-
 @contextmanager
 def record_interrupt() -> Iterator[Interruption]:
     """Record a first Ctrl-C instead of raising KeyboardInterrupt; the second one raises it.
@@ -117,6 +112,13 @@ def record_interrupt() -> Iterator[Interruption]:
         yield interruption
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def can_show_bars() -> bool:
+    """Whether the output is a terminal with colours or a notebook; Keras would write the codes of a bar into files."""
+    if "ipykernel" in sys.modules or "PYCHARM_HOSTED" in os.environ:
+        return True
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
 
 
 class Watch(keras.callbacks.CallbackList):
@@ -146,6 +148,8 @@ class Watch(keras.callbacks.CallbackList):
         most.  steps: of an epoch.  deadline: when to end after the current step; the validation is done before it.
         tested: steps of a validation.
         """
+        if verbose == 1 and not can_show_bars():
+            verbose = 2
         shown = [EpochLines(begin, until, steps)] if verbose == 2 else []
         super().__init__(
             [history, *callbacks, *shown],

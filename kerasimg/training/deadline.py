@@ -6,18 +6,25 @@ import math
 import time
 from dataclasses import dataclass
 
-from kerasimg.errors import KerasimgError
+from kerasimg.errors import Interrupted, KerasimgError
 
 
 class OutOfTime(KerasimgError):
     """The time was used up before there was anything to save."""
 
 
+class Interruption:
+    """Whether the user has asked to stop."""
+
+    asked = False
+
+
 @dataclass(frozen=True)
 class Deadline:
-    """A moment by the clock of `time.monotonic`."""
+    """A moment by the clock of `time.monotonic`, or when the user asks to stop."""
 
     at: float = math.inf
+    interruption: Interruption | None = None
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
@@ -29,8 +36,15 @@ class Deadline:
         """Seconds that are left, below 0 when it has passed."""
         return self.at - time.monotonic()
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether the user has asked to stop."""
+        return self.interruption is not None and self.interruption.asked
+
     def check(self, what: str) -> None:
-        """OutOfTime if it has passed.  what: what is being done."""
+        """OutOfTime if it has passed, Interrupted if the user has asked to stop.  what: what is being done."""
+        if self.interrupted:
+            raise Interrupted(f"interrupted while {what}")
         if self.left_s <= 0:
             raise OutOfTime(f"the time ran out while {what}")
 

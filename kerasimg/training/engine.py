@@ -37,7 +37,8 @@ from kerasimg.training.checkpoint import (
     set_backend_random_state,
     variable_values,
 )
-from kerasimg.training.checkpoint_callbacks import Interruption, Watch
+from kerasimg.training.checkpoint_callbacks import Watch
+from kerasimg.training.deadline import Interruption
 from kerasimg.training.device_steps import DeviceSteps, why_not
 from kerasimg.training.devices import Devices
 from kerasimg.training.distillation import has_teacher, wrap_student
@@ -100,7 +101,6 @@ class Engine:
         checkpoint: Checkpoint | None = None,
         first: int = 0,
         last: int | None = None,
-        interruption: Interruption | None = None,
         verbose: int | str = 0,
     ) -> None:
         """Epochs are numbered from 0, over all stages.
@@ -117,7 +117,7 @@ class Engine:
         self.history = history or History()
         self.checkpoint = checkpoint
         self.first, self.last = first, last
-        self.interruption = interruption or Interruption()
+        self.interruption = experiment.deadline.interruption or Interruption()
         self.verbose = verbose
         self.epoch = 0
         """Number of finished epochs, over all stages."""

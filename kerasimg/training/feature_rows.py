@@ -178,8 +178,8 @@ def rows_of(
 ) -> Rows:
     """Returns the features of images, in `views` views if the recipe augments, else in one.
 
-    what: names the images in the messages.  deadline: when it passes, the features so far are stored and OutOfTime is
-    raised.
+    what: names the images in the messages.  deadline: when it passes, or the user asks to stop, the features so far are
+    stored and OutOfTime or Interrupted is raised.
     """
     store = Store(recipe.about(source, indices))
     shapes = recipe.engine.split.shapes
@@ -244,7 +244,7 @@ def _fill_view(
             rows.labels[first + places] = labels
         fresh.append(places)
         done += len(places)
-        late = deadline.left_s <= 0
+        late = deadline.interrupted or deadline.left_s <= 0
         if late or sum(map(len, fresh)) >= each:
             rows.on_disk &= _keep(store, keys, rows, first, np.concatenate(fresh))
             fresh = []

@@ -26,7 +26,7 @@ from kerasimg.data.split import same_image_other_labels
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError, counted, listed
 from kerasimg.escaping import command
 from kerasimg.evaluation.calibrate import fitted_to
-from kerasimg.evaluation.evaluate import answered, evaluate_images
+from kerasimg.evaluation.evaluate import Chosen, answered, evaluate_images, trained_on
 from kerasimg.evaluation.flips import decide
 from kerasimg.evaluation.known import false_alarms, known_by_default
 from kerasimg.files import lock_folder, write_json
@@ -36,7 +36,7 @@ from kerasimg.models.weights import save_weights
 from kerasimg.run_folder import SPEC, TRAINING, RunFolder
 from kerasimg.training import checkpoint
 from kerasimg.training.auto_settings import is_out_of_memory
-from kerasimg.training.checkpoint_callbacks import Interruption, record_interrupt
+from kerasimg.training.checkpoint_callbacks import record_interrupt
 from kerasimg.training.deadline import NEVER, Deadline
 from kerasimg.training.engine import Diverged, Engine, Hooks
 from kerasimg.training.history import History
@@ -182,7 +182,8 @@ def _carry_out(
     settings = run.required(TRAINING)
     with _saying_how_to_resume(run):
         with record_interrupt() as interruption:
-            experiment = _train_in_memory(experiment, run, data, interruption, verbose)
+            deadline = replace(experiment.deadline, interruption=interruption)
+            experiment = _train_in_memory(replace(experiment, deadline=deadline), run, data, verbose)
         classifier = Classifier(experiment.built.model, experiment.spec, experiment.source.classes, run.path)
         _complete(classifier, experiment, run, on_finished if settings["report"] else None, before)
     return run
@@ -200,7 +201,9 @@ def _complete(
         indices = experiment.parts[part]
         log.info(f"evaluating on {counted(len(indices), 'image')} ({part})")
         answer = answered(classifier, experiment.source, indices)
-        evaluate_images(classifier, experiment.source, indices, run.evaluation.path, part=part, answer=answer)
+        seen = trained_on(classifier, Chosen(experiment.source, indices, part))
+        options: dict[str, Any] = {"part": part, "seen": seen, "answer": answer}
+        evaluate_images(classifier, experiment.source, indices, run.evaluation.path, **options)
         if about_rule is not None and part == "test":
             truth = experiment.source.label_ids(indices)
             about_rule["parts"][part] = false_alarms(
@@ -303,9 +306,7 @@ class _Hooks(Hooks):
         return self.boards
 
 
-def _train_in_memory(
-    experiment: Experiment, run: RunFolder, data: Data | None, interruption: Interruption, verbose: int | str
-) -> Experiment:
+def _train_in_memory(experiment: Experiment, run: RunFolder, data: Data | None, verbose: int | str) -> Experiment:
     """Train the rest of a run, and return the experiment with the trained weights.
 
     If memory runs out and `fit.batch_size` was "auto", training continues from the last checkpoint with half the size,
@@ -323,7 +324,6 @@ def _train_in_memory(
                 hooks=hooks,
                 history=hooks.history,
                 checkpoint=saved,
-                interruption=interruption,
                 verbose=verbose,
             ).train()
             return experiment

@@ -410,10 +410,8 @@ class Administration(OracleHooks):
             return f"{place}: {ended.status}: {ended.reason} ({values})"
         best = self.best or trial
         epochs = self.orders[trial].first_epoch + len(ended.curve)
-        score = (
-            f"{self.goal.figure} {ended.score:.4g} {'at' if ended.status == 'stopped' else 'after'} epoch {epochs}, "
-        )
-        score += f"{ended.seconds:.1f} s"
+        score = f"{self.goal.figure} {ended.score:.4g} in epoch {ended.best_epoch} of {epochs}"
+        score += f"{' (stopped)' if ended.status == 'stopped' else ''}, {ended.seconds:.1f} s"
         return f"{place}: {score} (best {self.trials[best].score:.4g}, trial {int(best)}): {values}"
 
     def random_values(self, draw: Callable[[], Any]) -> Any:

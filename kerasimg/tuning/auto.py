@@ -47,6 +47,7 @@ from kerasimg.spec.document import Task
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.spec.metrics import Goal
 from kerasimg.spec.search import is_search
+from kerasimg.training.engine import total_epochs
 from kerasimg.training.prepare import Experiment, prepare
 from kerasimg.training.run import copy_beside, create_folder, removed_unless
 from kerasimg.training.splits import seed_of
@@ -484,6 +485,7 @@ class _Auto:
             )
         log.doing("evaluating the best model")
         best = self._with_flips(self._best())
+        self._note_cut(best)
         calibration = self._calibration(best)
         run = self._stored(best, calibration)
         self.notes["calibration"] = None if calibration is None else calibration["temperature"]
@@ -518,6 +520,18 @@ class _Auto:
             f"{run.path}"
         )
         return self.folder
+
+    def _note_cut(self, best: Candidate) -> None:
+        """Warns if the time ran out in the training of the best model."""
+        _, oracle = open_search(self.folder / f"{best.step}-tune-1")
+        ended, order = oracle.ended[best.trials[0]], oracle.orders[best.trials[0]]
+        epochs, planned = order.first_epoch + len(ended.curve), total_epochs(best.spec)
+        if ended.status == "stopped" and epochs < planned:
+            self.notes["cut"] = {"epochs": epochs, "of": planned}
+            warning(
+                f"{self._time} ended in epoch {epochs} of {planned} of the best model: it is worse than it could be; "
+                "start again with more minutes"
+            )
 
     def _best(self) -> Candidate:
         """Returns the candidate with the lowest loss among those that have no lower score than the recipe."""
@@ -645,7 +659,10 @@ class _Auto:
     def _measured(self, candidate: Candidate) -> dict[str, float]:
         """Returns the size and latency of a model as a LiteRT file; empty without time, or without LiteRT."""
         measure_s = self._measure_s or self.costs.export_s
-        if keras.backend.backend() != "tensorflow" or self.budget.left_s < self.costs.export_s + measure_s:
+        if keras.backend.backend() != "tensorflow":
+            self.notes["measure"] = "models are converted to LiteRT, and timed, with the TensorFlow backend only"
+            return {}
+        if self.budget.left_s < self.costs.export_s + measure_s:
             return {}
         started = time.monotonic()
         try:

@@ -10,6 +10,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,8 @@ from typing import Any, Literal
 from kerasimg.escaping import csv_row
 from kerasimg.files import no_link, read_object, to_json, write_text
 from kerasimg.run_folder import HISTORY, read_history
-from kerasimg.spec.metrics import Goal
+from kerasimg.spec.document import Stage
+from kerasimg.spec.metrics import best_by, keeps_best
 
 JOURNAL, TABLE, TRIALS = "journal.jsonl", "trials.csv", "trials"
 VALUES, OUTCOME = "values.json", "outcome.json"
@@ -52,12 +54,12 @@ class Ended:
 
     status: Status
     score: float | None
-    """The best objective of any epoch, averaged over the executions; None if there is none."""
+    """The objective in the epoch that training keeps, averaged over the executions; None if there is none."""
     seconds: float
     curve: list[float] = field(default_factory=list)
     """The objective after each epoch of the first execution."""
     best_epoch: int | None = None
-    """The best epoch of the first execution, from 1."""
+    """The epoch that the first execution keeps, from 1."""
     reason: str | None = None
     """Why it failed or is infeasible."""
     scores: list[float] = field(default_factory=list)
@@ -163,22 +165,33 @@ class Outcome:
     logs: list[Row]
     """One row per epoch that this call has trained."""
     best: Row
-    """The row with the best objective among all epochs of the trial; empty if there is none."""
+    """The row of the epoch whose weights the trial keeps; empty if it has none, or one without the objective."""
     seconds: float
     reason: str | None = None
     """Why it failed or is infeasible."""
     weights: Path | None = None
     """The file with its weights, `.weights.h5`, for `build`; None if they are not saved."""
     figures: Mapping[str, float] = field(default_factory=dict)
-    """Every objective after the first, that of a metric in the best epoch."""
+    """Every objective after the first, that of a metric in the epoch that is kept."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Notes for the records: "shared", whether the compiled graph of an earlier trial was used."""
 
 
-def best_row(rows: Sequence[Row], goal: Goal) -> Row:
-    """Returns the row with the best objective, the first of equal ones; empty if it is missing or NaN in every row."""
-    known = [row for row in rows if row.get(goal.figure, float("nan")) == row.get(goal.figure)]
-    return known[goal.best_of([row[goal.figure] for row in known])] if known else {}
+def kept_row(rows: Sequence[Row], stages: Sequence[Stage], figure: str) -> Row:
+    """Returns the row of the epoch whose weights training keeps, in the last stage of these rows.
+
+    It counts for a search, and not the epoch with the best objective: so `best.json`, trained, has the score that the
+    search promised. Empty if that row does not have this figure, or as NaN.
+    """
+    if not rows:
+        return {}
+    of_stage = [row for row in rows if row["stage"] == rows[-1]["stage"]]
+    stage, kept = stages[int(rows[-1]["stage"]) - 1], of_stage[-1]
+    if keeps_best(stage):
+        goal = best_by(stage)
+        known = [row for row in of_stage if not math.isnan(row.get(goal.figure, math.nan))]
+        kept = known[goal.best_of([row[goal.figure] for row in known])] if known else {}
+    return {} if math.isnan(kept.get(figure, math.nan)) else kept
 
 
 WEIGHTS = "trained.weights.h5"

@@ -31,7 +31,7 @@ from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.models.weights import save_weights
 from kerasimg.spec.document import Limits
 from kerasimg.spec.load import Spec, load_again
-from kerasimg.spec.metrics import MODEL_FIGURES, goal_of, goals_of
+from kerasimg.spec.metrics import MODEL_FIGURES, goals_of
 from kerasimg.training import checkpoint
 from kerasimg.training.auto_settings import Choices, is_open, is_out_of_memory
 from kerasimg.training.checkpoint_callbacks import AfterEpoch
@@ -43,7 +43,7 @@ from kerasimg.training.prepare import Experiment, Models, Seeder, Sized, check_i
 from kerasimg.training.splits import Parts, seed_of, split_images, split_key
 from kerasimg.tuning.compiled_epoch import Tables
 from kerasimg.tuning.graph_signature import Known, Outline, Recorder, outline_of
-from kerasimg.tuning.journal import Outcome, Row, Status, best_row, keep_best
+from kerasimg.tuning.journal import Outcome, Row, Status, keep_best, kept_row
 from kerasimg.tuning.shared_graph import (
     Prefetch,
     SharedModel,
@@ -227,6 +227,7 @@ class Trials:
             if (spoilt := self._models.pop(self._now or "", None)) is not None:
                 forget_gradients(spoilt.gradients)
         rows = engine.rows if engine else []
+        kept = self._kept(engine) if engine else {}
         logs = [row for row in rows if row["epoch"] > first_epoch]
         details = {"shared": self._reused}
         self._note(registered_gradients() - registered - {*self._prefetched_gradients})
@@ -234,7 +235,7 @@ class Trials:
         if self._first_bytes is None:
             self._first_bytes = resident_bytes()
         seconds = time.perf_counter() - started
-        return Outcome(status, logs, self._best(rows), seconds, reason, weights, details=details)
+        return Outcome(status, logs, kept, seconds, reason, weights, details=details)
 
     def _note(self, gradients: Collection[str]) -> None:
         """Record the gradients to forget with the model of this trial, or forget them now if it is not in memory."""
@@ -250,13 +251,13 @@ class Trials:
         """
         return self._first_bytes is not None and resident_bytes() - self._first_bytes > GROWTH
 
-    def _best(self, rows: list[Row]) -> Row:
-        return best_row(rows, goal_of(self.spec))
+    def _kept(self, engine: Engine) -> Row:
+        return kept_row(engine.rows, engine.spec.fit.stages, self._goals[0].figure)
 
     def _keep(self, engine: Engine, trial_id: str) -> Path | None:
         """Save the weights of a trial if it is among the best so far."""
-        goal, spec = goal_of(self.spec), engine.spec
-        if not self.keep or not (best := self._best(engine.rows)):
+        goal, spec, kept = self._goals[0], engine.spec, self._kept(engine)
+        if not self.keep or not kept:
             return None
 
         def save(path: Path) -> None:
@@ -268,7 +269,7 @@ class Trials:
                 model = whole
             save_weights(model, path)
 
-        return keep_best(self.folder, trial_id, best[goal.figure], goal.direction, self.keep, save)
+        return keep_best(self.folder, trial_id, kept[goal.figure], goal.direction, self.keep, save)
 
     def _engine(self, spec: Spec, epochs: int | None, after_epoch: AfterEpoch | None, state: Path | None) -> Engine:
         """Returns the engine of a trial, which continues from the saved state of an earlier one if there is any."""

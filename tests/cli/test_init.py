@@ -78,8 +78,8 @@ def test_every_suggested_step_from_a_damaged_folder_to_a_training_runs_as_printe
     assert say("init", good).out.splitlines()[-1] == f"Next: kerasimg train '{beside}' --data '{good}'"
 
     begun = say("init", damaged).out.splitlines()
-    assert begun[0].startswith("12 images of 2 classes, 6 of 'blue' to 5 of 'red'; ")
-    assert begun[1].startswith("1 of 12 sampled images cannot be read, and is not counted; to list all: ")
+    assert begun[0].startswith("11 images of 2 classes, 6 of 'blue' to 5 of 'red'; ")
+    assert begun[1].startswith("1 of 12 images cannot be read, and is not counted; to list all: ")
     following = f"Next: kerasimg train '{spec}' --data '{damaged}'"
     assert begun[-1] == f"{following} --on-bad-image skip"
     assert say("data", "check", damaged, "--fix-list", good, "--spec", spec).out.splitlines()[-1] == (

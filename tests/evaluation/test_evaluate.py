@@ -67,8 +67,21 @@ def test_images_that_were_added_since_do_not_matter(copy: Path, images: Any):
 
 def test_data_that_is_gone_is_named(copy: Path):
     (copy.parent / "colours").rename(copy.parent / "colors")
-    with pytest.raises(DataError, match=r"colours: no such file or folder; did you mean '.*colors'"):
+    with pytest.raises(DataError, match=r"colours: no such file or folder; did you mean '.*colors'") as caught:
         kerasimg.evaluate(copy)
+    assert "if they have moved, name their new place (--data)" in str(caught.value)
+
+
+def test_images_that_have_moved_have_the_parts_of_the_run(copy: Path):
+    before, data = kerasimg.evaluate(copy), copy.parent / "colours"
+    moved = data.rename(copy.parent / "elsewhere")
+    found = kerasimg.evaluate(copy, data=moved, part="test")
+    assert (found["part"], found["n"], found["confusion"]) == ("test", before["n"], before["confusion"])
+    assert "warnings" not in found
+    for file in moved.rglob("*.png"):
+        PIL.Image.new("RGB", (8, 8), "white").save(file)
+    with pytest.raises(CallError, match="has no test part"):
+        kerasimg.evaluate(copy, data=moved, part="test")
 
 
 def test_a_model_file_alone_does_not_know_its_held_out_part(run: Run):

@@ -195,7 +195,9 @@ def test_more_unknown_images_than_promised_come_with_what_to_do():
     assert broken_promise(flagged(0.066, 0.047, 0.091), 240, "a run") == ""
     chance = broken_promise(flagged(0.084, 0.063, 0.112), 240, "a run")
     assert "allow 2.6% to 8.1%; more of them" in chance
-    assert chance.endswith("To flag fewer: kerasimg run known 'a run' --share 0.029")
+    assert chance.endswith(
+        "To flag about 5.0% of such images: kerasimg run known 'a run' --share 0.029 (its promise is then 2.9%)"
+    )
     other = broken_promise(flagged(0.3, 0.262, 0.341), 240, "a run")
     assert "allow at most 8.1%: these images differ from them" in other
     assert "--share" not in other  # 240 images are too few for a share of 0.8 %

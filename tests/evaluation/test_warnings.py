@@ -74,6 +74,22 @@ def test_new_images_and_the_held_out_part_are_no_warning(run: Any, tmp_path: Pat
     assert caplog.text == ""
 
 
+def test_copies_that_a_drawn_split_puts_into_two_parts_are_counted(folder: Path, tiny: Any, tmp_path: Path):
+    data = Path(shutil.copytree(folder, tmp_path / "data"))
+    for file in sorted(data.rglob("*.png")):
+        shutil.copy(file, file.with_name(f"copy-{file.name}"))
+    run = kerasimg.train(tiny(), data=data, out=tmp_path / "runs", verbose=0)
+    rows = json.loads((run.folder / "data.json").read_text())["images"]
+    trained = {row["sha256"] for row in rows if row["part"] == "train"}
+    count = sum(row["sha256"] in trained for row in rows if row["part"] == "test")
+    assert count
+    found = json.loads((run.folder / "evaluation" / "metrics.json").read_text())
+    assert found["trained_on"] == count
+    assert "trained on (the same content" in found["warnings"][0]
+    assert kerasimg.evaluate(run)["trained_on"] == count
+    assert f"of which it was trained on {count}," in (run.folder / "report.html").read_text()
+
+
 def test_a_class_that_no_image_shows_is_named(run: Any, tmp_path: Path):
     (tmp_path / "red").mkdir()
     PIL.Image.new("RGB", (8, 8), "red").save(tmp_path / "red" / "new.png")

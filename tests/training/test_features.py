@@ -15,9 +15,10 @@ from kerasimg.data.augment import compile_augment
 from kerasimg.data.pipeline import batches
 from kerasimg.data.source import Source
 from kerasimg.data.sources import open_source
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, Interrupted
 from kerasimg.spec.document import Image
 from kerasimg.training import feature_rows
+from kerasimg.training.deadline import Deadline, Interruption
 from kerasimg.training.features import FeaturePlan, StageData, plan_features
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -102,6 +103,18 @@ def test_auto_is_cached_without_augmentation_or_with_views_and_fresh_otherwise(m
     assert plan.steps_per_execution == (6 if mode == "cached" else 1)
     assert plan.model is not model
     assert plan.figures["precision"] == "folded"
+
+
+def test_ctrl_c_ends_the_computing_of_features_and_stores_those_so_far(
+    model: Any, source: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(feature_rows, "_batch_size", lambda image: 10)
+    asked = Interruption()
+    asked.asked = True
+    with pytest.raises(Interrupted, match="interrupted while the features of the training images were computed"):
+        planned(model, source, deadline=Deadline(interruption=asked))
+    resumed = planned(model, source)
+    assert resumed.figures["train_features"]["found"] == 10
 
 
 @pytest.mark.parametrize("name", ["no augmentation", "augmentation", "blended"])

@@ -417,7 +417,7 @@ def test_ctrl_c_during_the_report_says_that_the_training_is_finished(
 
 @pytest.mark.parametrize("report", [True, False])
 def test_a_resumed_run_writes_its_report_if_train_would_have(
-    listen: Any, spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: bool
+    listen: Any, spec: Any, noisy: Path, tmp_path: Path, monkeypatch: Any, report: bool, capsys: Any
 ):
     with monkeypatch.context() as patched:
         press = lambda *_: signal.raise_signal(signal.SIGINT)  # noqa: E731
@@ -427,6 +427,9 @@ def test_a_resumed_run_writes_its_report_if_train_would_have(
     messages: list[str] = []
     listen(messages.append)
     run = kerasimg.resume(tmp_path / "tiny-1", verbose=1)
+    printed = capsys.readouterr().out
+    assert "Epoch 1/1 - " in printed
+    assert not {"\b", "\x1b", "\r"} & set(printed)  # the output is no terminal, so that there is no bar
     pages = [name for name in ("report.html", "MODEL_CARD.md") if (run.folder / name).is_file()]
     assert pages == (["report.html", "MODEL_CARD.md"] if report else [])
     assert (messages[-1] == f"writing {run.folder / 'report.html'}") == report

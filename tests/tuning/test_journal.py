@@ -1,6 +1,10 @@
 import json
+import math
 
-from kerasimg.tuning.journal import Ended, Order, Records
+import pytest
+
+from kerasimg.spec.document import Stage
+from kerasimg.tuning.journal import Ended, Order, Records, kept_row
 
 
 def test_an_incomplete_line_is_removed(tmp_path):
@@ -27,3 +31,31 @@ def test_a_trial_is_read_back_as_written(tmp_path):
     ]
     assert json.loads((tmp_path / "trials" / "0001" / "values.json").read_text())["values"] == {"lr": 0.1}
     assert records.read_ended("0002") is None
+
+
+EPOCHS = [
+    {"stage": 1, "epoch": 1, "val_loss": 0.1, "val_accuracy": 1.0},
+    {"stage": 2, "epoch": 2, "val_loss": 0.9, "val_accuracy": 0.7},
+    {"stage": 2, "epoch": 3, "val_loss": 0.3, "val_accuracy": 0.6},
+    {"stage": 2, "epoch": 4, "val_loss": 0.5, "val_accuracy": 0.8},
+    {"stage": 2, "epoch": 5, "val_loss": math.nan, "val_accuracy": 0.5},
+]
+
+
+@pytest.mark.parametrize(
+    ("stage", "epoch"),
+    [
+        ({"keep": "best"}, 3),
+        ({"keep": "best", "monitor": "val_accuracy", "mode": "max"}, 4),
+        ({"early_stopping": {"patience": 1}}, 3),
+        ({"early_stopping": {"restore_best_weights": False}}, 5),
+        ({"keep": "last"}, 5),
+        ({}, 5),
+    ],
+)
+def test_the_epoch_that_counts_is_the_one_whose_weights_training_keeps(stage, epoch):
+    stages = [Stage(), Stage.model_validate(stage)]
+    assert kept_row(EPOCHS, stages, "val_accuracy")["epoch"] == epoch
+    assert kept_row(EPOCHS[:1], stages, "val_accuracy")["epoch"] == 1
+    assert kept_row(EPOCHS[:1], stages, "val_f1") == kept_row([], stages, "val_accuracy") == {}
+    assert kept_row(EPOCHS, [Stage(), Stage(keep="last")], "val_loss") == {}

@@ -29,10 +29,14 @@ def table(result):
     return [trial.row for trial in result.trials]
 
 
-def test_the_best_spec_trains_to_the_same_score(search, searched, few, tmp_path):
-    best = search(searched({}))
+@pytest.mark.parametrize("keep", [{}, {"keep": "best", "monitor": "val_loss"}, {"keep": "last"}])
+def test_the_best_spec_trains_to_the_same_score(search, searched, few, tmp_path, keep):
+    spec = searched({})
+    spec["fit"]["stages"] = [{"epochs": 4, **keep}]
+    best = search(spec)
     run = kerasimg.Run(verbs.train(best, data=few, out=tmp_path / "again", verbose=0))
-    assert max(row["val_accuracy"] for row in run.history) == best.score
+    again = kerasimg.evaluate(run, part="validation", out=tmp_path / "validation")
+    assert again.scores.accuracy == pytest.approx(best.score)
     assert run.history[-1]["loss"] == Records(best.folder).history(best._winner["trial"])[-1]["loss"]
     assert kerasimg.build(best).output_shape == (None, 3)
     assert best.best.search == ()
