@@ -185,8 +185,8 @@ def trained_on(classifier: Classifier, asked: Chosen) -> int:
 def _trained_on_words(count: int, images: int) -> str:
     return (
         f"{count:,} of {counted(images, 'image')} {'was' if count == 1 else 'were'} trained on (the same content, by "
-        "SHA-256), and a model does better on those than on new ones; use other images, or leave out copies (kerasimg "
-        "data check --fix-list)"
+        "SHA-256), and a model does better on those than on new ones; use other images (where a data set has copies, "
+        "kerasimg data check --fix-list keeps one of each)"
     )
 
 

@@ -189,8 +189,7 @@ def kept_row(rows: Sequence[Row], stages: Sequence[Stage], figure: str) -> Row:
     stage, kept = stages[int(rows[-1]["stage"]) - 1], of_stage[-1]
     if keeps_best(stage):
         goal = best_by(stage)
-        known = [row for row in of_stage if not math.isnan(row.get(goal.figure, math.nan))]
-        kept = known[goal.best_of([row[goal.figure] for row in known])] if known else {}
+        kept = of_stage[goal.best_of([row.get(goal.figure, math.nan) for row in of_stage])]
     return {} if math.isnan(kept.get(figure, math.nan)) else kept
 
 
