@@ -664,7 +664,8 @@ class Search(os.PathLike[str]):
     def _winner(self) -> dict[str, Any]:
         path = self.folder / WINNER
         if not path.is_file():
-            raise CallError(f"the search in '{self.folder}' has not ended; to resume: kerasimg tune --resume")
+            again = command("tune", "--resume", self.folder)
+            raise CallError(f"the search in '{self.folder}' has not ended; to resume: {again}")
         return read_object(path)
 
     @property

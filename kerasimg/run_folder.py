@@ -375,7 +375,7 @@ class RunFolder(os.PathLike[str]):
         """
         path = self.path / name
         if not path.is_file():
-            raise CallError(f"the run '{self.path}' has no {name}; its training did not get that far")
+            raise CallError(self.interrupted or f"the run '{self.path}' has no {name}")
         return read_json(path)
 
     def spec(self) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ NEXT: dict[str, str | tuple[str, ...] | None] = {
     "import": "train {spec} --data DATA",
     "train": "predict {run} IMAGE",
     "tune": "train {spec} --data {data}",
-    "auto": ("export {unexported} --to litert", "predict {run} IMAGE"),
+    "auto": ("export {unexported} --to {target}", "predict {run} IMAGE"),
     "evaluate": "export {run} --to litert",
     "predict": "explain {run} {image}",
     "explain": "export {run} --to litert",

@@ -429,13 +429,16 @@ def auto(
             from kerasimg.api import auto as search
         with waiting("searching", silent), _frozen(), minutes_from(began):
             found = search(data, on_bad_image=on_bad_image.value, cache=cache.value, **given)
+    from kerasimg.tuning.auto_specs import TARGET
+
     places = {"folder": str(found.folder), "run": str(found.run.folder), "spec": os.fspath(found)}
     result = {**found.result, **places}
     text = [str(found), f"saved in {found.folder}; report: {found.report}"]
     text += [f"export: {found.folder / row['folder']} ({row['precision']})" for row in result["exports"]]
     if not result["exports"]:
         text.append(f"nothing was exported: {result['notes'].get('export', 'there was no time')}")
-    print_result("auto", result, text, as_json, (), **{"run" if result["exports"] else "unexported": found.run.folder})
+    following = {"run": found.run.folder} if result["exports"] else {"unexported": found.run.folder}
+    print_result("auto", result, text, as_json, target=TARGET[result["limits"]["device"]], **following)
 
 
 @contextmanager

@@ -97,7 +97,8 @@ def open_source(
     if count < fewest or (most and count > most):
         expected = f"exactly {fewest}" if most else f"at least {fewest}"
         names = listed(source.classes)
-        raise fault(where, "", f"expected {expected} classes (task '{task}'), found {count}: {names}")
+        again = "; for more, write the spec again: kerasimg init DATA --force" if most and count > most else ""
+        raise fault(where, "", f"expected {expected} classes (task '{task}'), found {count}: {names}{again}")
     if positive is None:
         return source
     if positive not in source.classes:

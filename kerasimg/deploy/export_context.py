@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -321,6 +322,9 @@ def _recorded(classifier: Classifier, record: DataRecord, part: str, count: int)
         for item in (source.items[index] for index in chosen.indices)
         if fingerprint(item) != digests[item.id]
     ]
-    if faults or not len(chosen):
-        raise ManyFaults(faults or [Fault(record["where"], "", f"none of the run's {part} images were found")])
+    if faults:
+        advice = f"restore these files, name other images (--data {shlex.quote(record['where'])}), or train again"
+        raise ManyFaults([*faults, Fault("", "", advice)])
+    if not len(chosen):
+        raise ManyFaults([Fault(record["where"], "", f"none of the run's {part} images were found")])
     return chosen

@@ -142,13 +142,13 @@ def shrink(
         True
     """
     if to_kb is None and to_ms is None:
-        raise CallError("shrink needs a limit: the size (to_kb), the time (to_ms), or both")
+        raise CallError("shrink needs a limit: the size (--to-kb, to_kb), the time (--to-ms, to_ms), or both")
     chosen = target(to)
     chosen.require()
     original = RunFolder.open(run)
     exporting = prepare(original.path, data=data)
     if exporting.test is None or not len(exporting.test):
-        raise CallError(f"'{original.path}' has no test images to compare on")
+        raise CallError(f"'{original.path}' has no test images to compare on; name some (--data)")
     precisions = [precision for precision in chosen.precisions if precision not in LEFT_OUT]
     ladder = _Ladder(exporting, exporting.test, to, precisions, to_kb, to_ms, max_drop, data)
     ladder.climb(_Candidate(original.path, "as trained", 1.0))

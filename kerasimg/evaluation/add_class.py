@@ -95,7 +95,10 @@ def add_class(
         raise CallError("add: give the name of the new class, and images of it")
     classifier = Classifier.open(files.path)
     if classifier.spec.task != "multiclass":
-        raise CallError(f"add: the task is {classifier.spec.task}; only a multiclass run can get one more class")
+        raise CallError(
+            f"add: the task is {classifier.spec.task}; only a multiclass run can get one more class: train again with "
+            "--task multiclass"
+        )
     if name in classifier.classes:
         raise CallError(f"add: the run has a class '{name}' already")
     head = find_head(classifier.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -318,7 +319,10 @@ def _own_images(classifier: Classifier, part: str | None, otherwise: Part) -> Ch
     except DataError as error:
         if os.path.exists(record["where"]):
             raise
-        advice = "these are the images of the run; if they have moved, name their new place (--data)"
+        advice = (
+            "these are the images of the run; if they have moved, name their new place: --data DIR, and "
+            f"--part {part or 'all'} where the command has it"
+        )
         raise ManyFaults([*error.faults, Fault("", "", advice)]) from None
     indices = np.array([index for index, item in enumerate(source.items) if item.id in chosen], dtype=np.int64)
     missing = sorted(chosen.keys() - {source.items[index].id for index in indices})
@@ -329,7 +333,12 @@ def _own_images(classifier: Classifier, part: str | None, otherwise: Part) -> Ch
         if fingerprint(item) != chosen[item.id]["sha256"]
     ]
     if faults:
-        raise ManyFaults(faults)
+        where = shlex.quote(record["where"])
+        advice = (
+            f"restore these files, or use those that are left: --data {where}, and --part {part} where the command "
+            "has it; or train again"
+        )
+        raise ManyFaults([*faults, Fault("", "", advice)])
     return Chosen(source, indices, part)
 
 

@@ -175,7 +175,8 @@ def _of_few(counts: np.ndarray, coverage: float, classes: Sequence[str]) -> list
         return []
     if not classes:
         return [
-            f"chosen on {counted(counts[0], 'image')}; a coverage of {coverage:g} needs {least}: sets hold every class"
+            f"chosen on {counted(counts[0], 'image')}; a coverage of {coverage:g} needs {least}: sets hold every class;"
+            " ask for less (--coverage), or give more images (--data)"
         ]
     names = ", ".join(f"{classes[k]} ({counts[k]})" for k in few[:10]) + (" ..." if len(few) > 10 else "")
     return [f"a coverage of {coverage:g} needs {counted(least, 'image')} of each class; always in the set: {names}"]

@@ -54,7 +54,9 @@ def test_the_held_out_part_is_known_by_its_files(copy: Path):
         kerasimg.evaluate(copy)
     assert str(caught.value) == (
         f"{data}: {first}: was used by the run and is no longer there\n"
-        f"{data}: {second}: is not the file that the run used: its content has changed"
+        f"{data}: {second}: is not the file that the run used: its content has changed\n"
+        f"restore these files, or use those that are left: --data {data}, and --part test where the command has it; "
+        "or train again"
     )
 
 
@@ -69,7 +71,7 @@ def test_data_that_is_gone_is_named(copy: Path):
     (copy.parent / "colours").rename(copy.parent / "colors")
     with pytest.raises(DataError, match=r"colours: no such file or folder; did you mean '.*colors'") as caught:
         kerasimg.evaluate(copy)
-    assert "if they have moved, name their new place (--data)" in str(caught.value)
+    assert "name their new place: --data DIR, and --part test where the command has it" in str(caught.value)
 
 
 def test_images_that_have_moved_have_the_parts_of_the_run(copy: Path):

@@ -132,6 +132,7 @@ def key_from_environment() -> str | None:
     key = os.environ.get(KEY_VARIABLE) or None
     if key is not None and (len(key) < MIN_KEY_CHARACTERS or not key.isascii() or not key.isprintable()):
         raise CallError(
-            f"{KEY_VARIABLE}: expected {MIN_KEY_CHARACTERS} or more printable ASCII characters, got {len(key)}"
+            f"the API key (--api-key-file or {KEY_VARIABLE}): expected {MIN_KEY_CHARACTERS} or more printable ASCII "
+            f"characters, got {len(key)}"
         )
     return key

@@ -34,5 +34,5 @@ def test_a_key_is_long_and_printable(key: str, right: bool, monkeypatch: pytest.
     if right:
         assert key_from_environment() == (key or None)
     else:
-        with pytest.raises(CallError, match="KERASIMG_API_KEY: expected 16 or more"):
+        with pytest.raises(CallError, match=r"KERASIMG_API_KEY\): expected 16 or more"):
             key_from_environment()
