@@ -240,7 +240,11 @@ class Run(os.PathLike[str]):
     @property
     def scores(self) -> Evaluation:
         """The stored evaluation on the held-out images; CallError where there is none."""
-        return Evaluation.of(self._files.required(f"{EVALUATION}/{METRICS}"))
+        files = self._files
+        if (found := files.evaluation.metrics()) is None:
+            how = f"for metrics: {command('evaluate', self.folder)} --data DATA"
+            raise CallError(files.interrupted or f"the run '{self.folder}' has no {EVALUATION}/{METRICS}; {how}")
+        return Evaluation.of(found)
 
     @property
     def finished(self) -> bool:

@@ -36,7 +36,7 @@ def test_the_best_spec_trains_to_the_same_score(search, searched, few, tmp_path,
     best = search(spec)
     run = kerasimg.Run(verbs.train(best, data=few, out=tmp_path / "again", verbose=0))
     again = kerasimg.evaluate(run, part="validation", out=tmp_path / "validation")
-    assert again.scores.accuracy == pytest.approx(best.score)
+    assert again.accuracy == pytest.approx(best.score)
     assert run.history[-1]["loss"] == Records(best.folder).history(best._winner["trial"])[-1]["loss"]
     assert kerasimg.build(best).output_shape == (None, 3)
     assert best.best.search == ()
