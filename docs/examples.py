@@ -3,7 +3,7 @@
     python docs/examples.py             all pages
     python docs/examples.py report.md   one page
 
-A `console` block has commands (`$ kerasimg ...`), each with its output below. A line `...` stands for lines that the
+A `console` block has commands (`$ kerasimg ...`), each with its output below. A line `...` replaces lines that the
 page leaves out. The commands of a page run in order, in a copy of one working folder with images and a trained run.
 `tests/test_docs.py` runs the same commands and compares the outputs, except for numbers and class names.
 """

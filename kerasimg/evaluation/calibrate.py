@@ -142,7 +142,7 @@ def fit(
     }
 
 
-def judge(scores: Mapping[str, Any], record: Mapping[str, Any] | None) -> Verdict:
+def calibration_verdict(scores: Mapping[str, Any], record: Mapping[str, Any] | None) -> Verdict:
     """Whether to rely on probabilities, and whether to advise `calibrate`: only where the images show the need.
 
     scores: of the held-out images, as metrics.json has them.  record: calibration.json of the same model, if any.

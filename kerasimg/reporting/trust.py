@@ -14,7 +14,7 @@ from kerasimg.data.decode import decode
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.items import evenly_spaced
 from kerasimg.errors import KerasimgError, counted
-from kerasimg.evaluation.calibrate import judge
+from kerasimg.evaluation.calibrate import calibration_verdict
 from kerasimg.evaluation.conformal import are_known, class_columns
 from kerasimg.evaluation.embed import Features
 from kerasimg.evaluation.label_errors import find_label_errors
@@ -57,7 +57,7 @@ def trust_sections(
     calibration = _current(files.calibration_file, model)
     return {
         "calibration": calibration,
-        "verdict": judge(scores, calibration) if scores and "calibration_error" in scores else None,
+        "verdict": calibration_verdict(scores, calibration) if scores and "calibration_error" in scores else None,
         "known": known,
         "sets": _current(files.sets_file, model),
         "abstention": None if predictions is None or task == "multilabel" else _abstention(predictions),

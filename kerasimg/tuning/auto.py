@@ -522,11 +522,11 @@ class _Auto:
         return self.folder
 
     def _note_cut(self, best: Candidate) -> None:
-        """Warns if the time ran out in the training of the best model."""
+        """Warns if the time ran out in the first half of the training of the best model."""
         _, oracle = open_search(self.folder / f"{best.step}-tune-1")
         ended, order = oracle.ended[best.trials[0]], oracle.orders[best.trials[0]]
         epochs, planned = order.first_epoch + len(ended.curve), total_epochs(best.spec)
-        if ended.status == "stopped" and epochs < planned:
+        if ended.status == "stopped" and 2 * epochs < planned:
             self.notes["cut"] = {"epochs": epochs, "of": planned}
             warning(
                 f"{self._time} ended in epoch {epochs} of {planned} of the best model: it is worse than it could be; "

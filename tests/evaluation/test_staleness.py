@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import kerasimg
-from kerasimg.evaluation.calibrate import judge, temperature_interval
+from kerasimg.evaluation.calibrate import calibration_verdict, temperature_interval
 from kerasimg.models.classifier import Classifier, set_decisions, weights_digest
 from kerasimg.run_folder import RunFolder
 from kerasimg.staleness import MEMBER, as_identity, change, identity_of_file, mark, stale_files
@@ -188,13 +188,17 @@ def test_a_temperature_that_makes_the_held_out_images_worse_is_not_applied(make_
     assert record == result.to_dict()
     assert stale_files(run) == []
     off = {"calibration_error": 0.2, "intervals": {"calibration_error": [0.1, 0.3]}}
-    assert (judge(off, record), judge(off, None), judge(off | {"temperature": 2.0}, None)) == (
+    assert (
+        calibration_verdict(off, record),
+        calibration_verdict(off, None),
+        calibration_verdict(off | {"temperature": 2.0}, None),
+    ) == (
         "refused",
         "off",
         "calibrated",
     )
-    assert judge(off | {"intervals": {"calibration_error": [0.0, 0.3]}}, None) == "unshown"
-    assert judge({"calibration_error": 0.05}, None) == "right"
+    assert calibration_verdict(off | {"intervals": {"calibration_error": [0.0, 0.3]}}, None) == "unshown"
+    assert calibration_verdict({"calibration_error": 0.05}, None) == "right"
     assert any("nothing was changed, the temperature stays 1" in line for line in caplog.messages)
 
 

@@ -108,7 +108,9 @@ def test_a_killed_run_reports_its_missing_files(tmp_path: Path):
     (folder / "spec.json").write_text("{}")
     run = Run(folder)
     assert str(run) == f"{run.folder} (not evaluated yet)"
-    with pytest.raises(CallError, match=r"has no evaluation/metrics\.json; for metrics: kerasimg evaluate .* --data DATA"):
+    with pytest.raises(
+        CallError, match=r"has no evaluation/metrics\.json; for metrics: kerasimg evaluate .* --data DATA"
+    ):
         run.scores  # noqa: B018
     with pytest.raises(CallError, match="no trained model"):
         kerasimg.predict(run, [tmp_path])

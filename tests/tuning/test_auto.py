@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -166,6 +167,25 @@ def test_a_machine_that_became_too_slow_gives_one_small_model_late(done, tmp_pat
     assert (found.result["step"], found.run.spec.params["size"], found.result["exports"]) == ("late", 16, [])
     assert found.run.scores.accuracy > 0.5
     assert "More minutes" in found.report.read_text()
+
+
+def test_a_best_model_whose_training_was_cut_is_warned_of(done, monkeypatch, caplog):
+    opened = autos.open_search
+
+    def open_stopped(folder):
+        task, oracle = opened(folder)
+        oracle.ended = {trial: replace(ended, status="stopped") for trial, ended in oracle.ended.items()}
+        return task, oracle
+
+    monkeypatch.chdir(done.folder.parents[1])
+    monkeypatch.setattr(autos, "open_search", open_stopped)
+    monkeypatch.setattr(autos, "total_epochs", lambda spec: 100)
+    (done.folder / "result.json").unlink()
+    resume_auto(done.folder)
+    cut = done.result["notes"]["cut"]
+    assert cut["of"] == 100
+    assert f"3 minutes ended in epoch {cut['epochs']} of 100 of the best model" in caplog.text
+    assert f"More minutes: the best model was trained for {cut['epochs']} of its 100 epochs." in advice(done.result)
 
 
 def tune(out):
