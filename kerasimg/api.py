@@ -878,8 +878,8 @@ def train(
         on_bad_image: "fail" reports every unreadable image before the first epoch; "skip" leaves them out.
         cache: where decoded images are cached: "auto", "memory", "disk" or "off".
         report: write `report.html` and `MODEL_CARD.md` at the end.
-        track: one or several trackers that log the run: "mlflow", "wandb", "trackio" or "tensorboard"; see the page
-            on tracking.
+        track: one or several trackers that log the run: "mlflow", "wandb", "trackio" or "tensorboard"; see
+            docs/training.md.
         tensorboard: write the curves to `RUN/tensorboard` during training; needs the extra of that name.
         overrides: edits of the spec by path, such as `{"fit.batch_size": 64}`.
         params: values of the spec's params.
@@ -1200,7 +1200,8 @@ def check_data(
     Args:
         data: labelled images, as for `kerasimg.train`.
         spec: with a spec, the split is the one that training makes, and the result shows what `image` does.
-        task: "multiclass", "binary" or "multilabel"; None: that of the spec, else "multiclass".
+        task: "multiclass", "binary" or "multilabel"; None: that of the spec, else that of the labels:
+            multilabel where an image has several, else multiclass.
         labels: also find labels that may be wrong, by a simple classifier.
         threads: None: one per core.
         verbose: 0, 1 or 2.

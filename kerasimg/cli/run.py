@@ -78,6 +78,11 @@ def history(
     if run.is_file():
         raise CallError(f"'{run}' is a file; name the folder of a run")
     rows, goals = RunFolder(run).history(), read_goals(run)
+    files = RunFolder(run)
+    if not rows and files.is_run and not files.finished:
+        raise CallError(
+            f"'{run}' has no finished epoch yet; try again later, or, if its training was stopped: {files.resume}"
+        )
     if not rows:
         raise CallError(f"'{run}' holds no history.csv with an epoch in it; name the folder of a run")
     if tensorboard is not None:

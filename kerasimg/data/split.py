@@ -271,7 +271,11 @@ def _unseen(source: Source, parts: Mapping[Part, np.ndarray]) -> list[Fault]:
         if part == "train":
             trained = found
     return [
-        Fault(source.where, f"class '{name}'", f"has images in the {others[name]} part, but none to train on")
+        Fault(
+            source.where,
+            f"class '{name}'",
+            f"has images in the {others[name]} part, but none to train on; add images of it to the train part, or remove those",
+        )
         for name in source.classes
         if name in others and name not in trained
     ]

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from kerasimg import catalog, log
+from kerasimg.data.items import in_order
 from kerasimg.data.parallel import Progress
 from kerasimg.data.sources import Data, open_source, task_of
 from kerasimg.data.summary import Summary, summarize
@@ -168,7 +169,7 @@ def _task(task: Task, summary: Summary) -> dict[str, Any]:
         "// task": 'two classes: one output, the probability of the positive class; "multiclass" has one for each',
         "task": task,
         "// positive_class": "precision, recall and thresholds are for this class",
-        "positive_class": max(summary.classes),
+        "positive_class": in_order(summary.classes)[-1],
     }
 
 

@@ -113,11 +113,14 @@ def pull(repo: str, out: str | os.PathLike[str] | None = None, *, revision: str 
     if path.suffix != form.SUFFIX:
         raise CallError(f"out: expected a name that ends in {form.SUFFIX}, got '{path}'")
     if not path.parent.is_dir():
-        raise CallError(f"out: no folder '{path.parent}'")
+        raise CallError(f"out: no folder '{path.parent}'; create it first")
     if path.exists():
         raise CallError(f"out: '{path}' already exists; choose another file")
     with tempfile.TemporaryDirectory(prefix=".kerasimg-pull-", dir=path.parent) as place:
-        missing = f"the repository has no {FILE}; only models pushed by kerasimg run push can be pulled"
+        missing = (
+            f"the repository has no {FILE}; only models pushed by kerasimg run push can be pulled (a checkpoint of timm or "
+            f"Hugging Face: kerasimg import hf://{repo})"
+        )
         with hub_client(repo, missing) as hub:
             fetched = Path(hub.hf_hub_download(repo, FILE, revision=revision, local_dir=place))
         try:

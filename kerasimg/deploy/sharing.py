@@ -36,7 +36,7 @@ def pack(run: ClassifierReference, out: str | os.PathLike[str] | None = None) ->
     if path.suffix != form.SUFFIX:
         raise CallError(f"out: expected a name that ends in {form.SUFFIX}, got '{path}'")
     if not path.parent.is_dir():
-        raise CallError(f"out: no folder '{path.parent}'")
+        raise CallError(f"out: no folder '{path.parent}'; create it first")
     card, figures = "", {}
     if classifier.folder is not None:
         files = RunFolder(classifier.folder)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import PIL.Image
 
-from kerasimg.errors import CallError, nearest
+from kerasimg.errors import CallError, listed, nearest
 from kerasimg.evaluation.explain_layers import changed, is_tokens, leaves, map_layer, token_grid, without_squashing
 from kerasimg.evaluation.occlusion import occlusion, require
 from kerasimg.keras_internals import replaced
@@ -167,7 +167,9 @@ def method_named(name: str, options: Mapping[str, Any]) -> Callable[..., Maps]:
     ]
     for option in options:
         if option not in takes:
-            raise CallError(f"{name} has no option '{option}'{nearest(option, takes)} (options: {', '.join(takes)})")
+            raise CallError(
+                f"{name} has no option '{option}'{nearest(option, takes)} (options: {listed(takes) or 'none'})"
+            )
     return METHODS[name]
 
 

@@ -138,14 +138,18 @@ def _weights_in(folder: Path) -> Path:
     if files:
         raise CallError(f"'{folder}' has {len(files)} .safetensors files; name one, or join the parts")
     pickles = [path for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
-    raise CallError(_is_pickle(pickles[0]) if pickles else f"'{folder}' has no .safetensors file")
+    raise CallError(
+        _is_pickle(pickles[0])
+        if pickles
+        else f"'{folder}' has no .safetensors file; download {WEIGHTS} and {CONFIG} of the checkpoint into it, or name {HUB}OWNER/NAME"
+    )
 
 
 def _is_pickle(path: Path) -> str:
     return (
         f"'{path}' is a pickle, which can run any code when it is opened. Convert it where you trust it:\n"
         f'  python -c "import torch, safetensors.torch as s; '
-        f"s.save_file(torch.load('{path.name}', weights_only=True), '{WEIGHTS}')\""
+        f"s.save_file(torch.load('{path}', weights_only=True), '{path.with_name(WEIGHTS)}')\""
     )
 
 

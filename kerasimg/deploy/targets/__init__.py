@@ -1,8 +1,8 @@
 """Export targets. One class per target defines everything about it; the registry finds the classes.
 
 To add one: a module in this package with a `Target`, or in a package of your own a `Target` that the entry point group
-`kerasimg.targets` names. Its name in the command line, its rows in the docs, its README, its runtime for comparing,
-measuring and serving follow from the class.
+`kerasimg.targets` names. Its name in the command line, its README, its runtime for comparing, measuring and
+serving follow from the class.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -64,6 +66,12 @@ class Embedded(LiteRT):
     packages, extra, measured = ("tflite_micro", *LiteRT.packages), "embedded", False
     snippets: ClassVar = {"C++": "embedded.cpp.j2"}
     files: ClassVar = {}
+
+    def require(self) -> None:
+        """As `Target.require`; on other systems than Linux on x86-64 nothing can be installed."""
+        if self.missing() and (sys.platform, platform.machine()) != ("linux", "x86_64"):
+            raise CallError("embedded needs tflite-micro, which exists for Linux on x86-64 only; export there")
+        super().require()
 
     def fit(self, options: Options) -> Options:
         """As `Target.fit`; the input is int8, pixels minus 128, as microcontrollers compute in int8."""
