@@ -30,12 +30,12 @@ from kerasimg.results import (
     figure_words,
     table,
 )
-from kerasimg.run_folder import CLASSES, EVALUATION, METRICS, REPORT, SPEC, RunFolder
+from kerasimg.run_folder import AUTO, CLASSES, EVALUATION, METRICS, REPORT, SPEC, RunFolder
 from kerasimg.spec import load as pure
 from kerasimg.spec.diff import Difference, differences
 from kerasimg.spec.formatting import dumps
 from kerasimg.spec.nodes import NAME
-from kerasimg.tuning.journal import AUTO, AUTO_RESULT, BEST, CALL, FRONT, WINNER
+from kerasimg.tuning.journal import AUTO_RESULT, BEST, CALL, FRONT, WINNER
 from kerasimg.tuning.time_budget import search_began
 
 if TYPE_CHECKING:

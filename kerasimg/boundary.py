@@ -210,8 +210,12 @@ def parse_json(content: bytes, *, most: int = 0, depth: int = 0, values: int = 0
             text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_int
         )
     except json.JSONDecodeError as error:
-        message = f"not JSON: {error.msg[0].lower()}{error.msg[1:]}"
-        raise JsonError((f"line {error.lineno}, column {error.colno}", message)) from None
+        line, column, message = error.lineno, error.colno, f"not JSON: {error.msg[0].lower()}{error.msg[1:]}"
+        before = text[: error.pos + text[error.pos : error.pos + 1].count(",")].rstrip()
+        if before.endswith(",") and text[len(before) :].lstrip()[:1] in ("}", "]"):
+            line, column = before.count("\n") + 1, len(before) - before.rfind("\n") - 1
+            message = "not JSON: a comma too many, after the last value; remove it"
+        raise JsonError((f"line {line}, column {column}", message)) from None
     except ValueError as error:
         raise JsonError(("", str(error))) from None
     if "\\u" in text and (found := _LONE_SURROGATE.search(json.dumps(document, ensure_ascii=False))):

@@ -36,9 +36,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
-from kerasimg.errors import CallError, listed, nearest_path
+from kerasimg.errors import CallError, listed, nearest, nearest_path
 from kerasimg.escaping import command, from_csv_cell
-from kerasimg.files import damaged, read_json, write_json, write_text
+from kerasimg.files import damaged, is_locked, read_json, write_json, write_text
 from kerasimg.spec.reader import shown
 
 SPEC = "spec.json"
@@ -64,6 +64,8 @@ CARD = "MODEL_CARD.md"
 EXPORT = "export"
 
 METRICS = "metrics.json"
+SEARCH, AUTO = "search.json", "auto.json"
+"""In the folder of a search, and of an `auto`."""
 CURVES = "curves.json"
 PREDICTIONS = "predictions.csv"
 LABEL_ERRORS = "label_errors.json"
@@ -253,14 +255,13 @@ class RunFolder(os.PathLike[str]):
         """
         files = RunFolder.of(run)
         if not files.is_run:
-            why = f"it holds no {SPEC}" if files.path.exists() else f"it does not exist{nearest_path(str(files.path))}"
-            raise CallError(f"'{files.path}' is not the folder of a run: {why}")
+            raise not_a_folder_of("a run", files.path, SPEC)
         return files
 
     @property
     def is_run(self) -> bool:
-        """Whether the folder holds a run."""
-        return self.spec_file.is_file()
+        """Whether the folder holds a run; that of a search, which has a spec, too, does not."""
+        return self.spec_file.is_file() and not (self.path / SEARCH).is_file()
 
     @property
     def finished(self) -> bool:
@@ -269,9 +270,12 @@ class RunFolder(os.PathLike[str]):
 
     @property
     def interrupted(self) -> str | None:
-        """Why a run has no results, and the command that continues it; None if it is finished, or no run."""
+        """Why a run has no results, and what to do; None if it is finished, or no run."""
         if not self.is_run or self.finished:
             return None
+        if is_locked(self.path):
+            so_far = command("run", "history", self.path)
+            return f"'{self.path}' has no results yet: another process is training it; its curves so far: {so_far}"
         return f"'{self.path}' has no results: its training was interrupted; to continue it: {self.resume}"
 
     @property
@@ -481,6 +485,21 @@ def _object(path: Path) -> dict[str, Any] | None:
     return content
 
 
+def kind_of(folder: Path) -> tuple[str, str] | None:
+    """What a folder is ("a run", "a search" or "an auto"), and the command that continues it; None for any other."""
+    marks = ((AUTO, "an auto", "auto"), (SEARCH, "a search", "tune"), (TRAINING, "a run", "train"))
+    found = ((of, command(verb, "--resume", folder)) for name, of, verb in marks if (folder / name).is_file())
+    return next(found, None)
+
+
+def not_a_folder_of(expected: str, folder: Path, mark: str) -> CallError:
+    """The error for a folder that is of another kind than a command expects.  mark: the file that is missing."""
+    why = f"it holds no {mark}" if folder.exists() else f"it does not exist{nearest_path(str(folder))}"
+    if (found := kind_of(folder)) is not None and found[0] != expected:
+        why = f"it is {found[0]}; to continue it: {found[1]}"
+    return CallError(f"'{folder}' is not the folder of {expected}: {why}")
+
+
 def check_classifier(ref: str | os.PathLike[str]) -> None:
     """Raises a CallError, with what may be meant, if a name is no file, no folder and no spec of the zoo."""
     from kerasimg.catalog import in_zoo, nearest_spec  # `kerasimg --help` does without the spec language
@@ -490,7 +509,7 @@ def check_classifier(ref: str | os.PathLike[str]) -> None:
         raise CallError(f"{shown(text)} is an image; the run comes first: RUN IMAGE")
     if os.path.exists(text) or in_zoo(text) is not None:
         return
-    hint = nearest_path(text) or nearest_spec(text)
-    runs = [] if hint else [path.parent.as_posix() for path in sorted(Path("runs").glob(f"*/{MODEL}"))]
-    there = f"; runs here: {listed(runs, 8)}" if runs else ""
+    runs = [path.parent.as_posix() for path in sorted(Path("runs").glob(f"*/{MODEL}"))]
+    hint = nearest(f"runs/{Path(text).name}", runs) or nearest_path(text) or nearest_spec(text)
+    there = f"; runs here: {listed(runs, 8)}" if runs and not hint else ""
     raise CallError(f"no run, no model file and no spec {shown(text)}{hint}{there}")

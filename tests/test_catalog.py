@@ -87,6 +87,16 @@ def test_an_error_names_a_file_as_the_user_wrote_it(monkeypatch, tmp_path):
         catalog.load("sub/base.json")
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [('{"kerasimg": 1,\n "name": "mine",\n\n}', "line 2, column 15"), ('{"model": [1, 2, ]}', "line 1, column 16")],
+)
+def test_a_comma_too_many_is_named_where_it_is(tmp_path, text, place):
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(SpecError, match=rf"{place}: not JSON: a comma too many, after the last value; remove it"):
+        catalog.load(tmp_path / "mine.json")
+
+
 def test_loading_a_spec_imports_neither_keras_nor_tensorflow_nor_numpy():
     code = (
         "import sys, kerasimg; assert kerasimg.load('mobilenet', num_classes=5).params['num_classes'] == 5;"

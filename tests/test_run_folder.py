@@ -6,7 +6,15 @@ from types import SimpleNamespace
 import pytest
 
 from kerasimg.errors import CallError
-from kerasimg.run_folder import EvaluationFolder, RunFolder, folder_of, read_history
+from kerasimg.files import lock_folder
+from kerasimg.run_folder import (
+    EvaluationFolder,
+    RunFolder,
+    check_classifier,
+    folder_of,
+    not_a_folder_of,
+    read_history,
+)
 
 
 def test_every_file_is_read_back_as_it_was_written(tmp_path: Path):
@@ -80,6 +88,29 @@ def test_only_a_run_folder_can_be_opened(tmp_path: Path):
         RunFolder.open(tmp_path)
     (tmp_path / "spec.json").write_text("{}")
     assert RunFolder.open(tmp_path).is_run
+
+
+def test_a_folder_of_another_kind_is_named_with_what_continues_it(tmp_path: Path):
+    (tmp_path / "spec.json").write_text("{}")
+    (tmp_path / "search.json").write_text("{}")
+    assert not RunFolder(tmp_path).is_run
+    with pytest.raises(CallError, match=r"is not the folder of a run: it is a search; to continue it: kerasimg tune"):
+        RunFolder.open(tmp_path)
+    (tmp_path / "search.json").unlink()
+    (tmp_path / "training.json").write_text('{"finished": null}')
+    assert str(not_a_folder_of("a search", tmp_path, "search.json")).endswith(f"kerasimg train --resume {tmp_path}")
+    assert "its training was interrupted" in str(RunFolder(tmp_path).interrupted)
+    with lock_folder(tmp_path, "training"):
+        assert "another process is training it" in str(RunFolder(tmp_path).interrupted)
+
+
+def test_a_run_is_suggested_by_its_name_without_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "runs" / "photos-1").mkdir(parents=True)
+    (tmp_path / "runs" / "photos-1" / "model.keras").touch()
+    with pytest.raises(CallError, match="did you mean 'runs/photos-1'"):
+        check_classifier("photos-1")
 
 
 def test_a_required_file_that_is_missing_is_named(tmp_path: Path):

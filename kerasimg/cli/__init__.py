@@ -13,15 +13,16 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from kerasimg.cli import cache, data, deploy, run, spec, train, use, zoo
 from kerasimg.cli.groups import Group
-from kerasimg.errors import CallError, KerasimgError, printable
+from kerasimg.errors import CallError, KerasimgError, listed, printable
 
 TRACEBACK = "KERASIMG_TRACEBACK"
 """The environment variable that asks for the whole traceback of an unexpected error."""
@@ -88,6 +89,8 @@ def main() -> NoReturn:
     except Exception as error:
         if hasattr(error, "format_message"):  # of click, which typer brings along or vendors
             error.show()  # type: ignore[attr-defined]
+            if hint := _hint(error):
+                typer.echo(hint, err=True)
             sys.exit(2)
         if os.environ.get(TRACEBACK):
             raise
@@ -95,6 +98,32 @@ def main() -> NoReturn:
     if code == INTERRUPTED:
         _stop("interrupted", INTERRUPTED)
     sys.exit(code or 0)
+
+
+def _hint(error: Any) -> str:
+    """What was probably meant by an option that a command does not have, or by one argument more than it takes."""
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return ""
+    if (option := getattr(error, "option_name", None)) is not None and not getattr(error, "possibilities", None):
+        owners = [name for name, command in _commands(context.find_root().command) if option in _options(command)]
+        return f"{option} is an option of: {listed(owners, 5)}" if owners else ""
+    if "extra argument" not in error.format_message():
+        return ""
+    ways = {"--data": "images are given by --data DIR", "--to": "the target is given by --to litert"}
+    return "; ".join(text for name, text in ways.items() if name in _options(context.command))
+
+
+def _commands(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{name} ")
+        else:
+            yield f"{above}{name}", command
+
+
+def _options(command: Any) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
 
 
 def _require_streams() -> None:

@@ -36,9 +36,10 @@ SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help=SPEC_HELP)]
 
 def best_run(run: Path) -> Path:
     """A run as it is; of the folder of an `auto` or a search, its best run."""
-    from kerasimg.tuning.journal import AUTO, AUTO_RESULT, CALL, WINNER
+    from kerasimg.run_folder import AUTO, SEARCH
+    from kerasimg.tuning.journal import AUTO_RESULT, WINNER
 
-    for mark, result in ((AUTO, AUTO_RESULT), (CALL, WINNER)):
+    for mark, result in ((AUTO, AUTO_RESULT), (SEARCH, WINNER)):
         if (run / mark).is_file() and (run / result).is_file() and (name := read_object(run / result).get("run")):
             return run / name
     return run
@@ -221,7 +222,11 @@ def assignments(texts: list[str], **named: Any) -> tuple[dict[str, Any], dict[st
     edits: dict[str, Any] = {}
     for name, text in map(assignment, texts):
         if name in OWN_ARGUMENTS:
-            raise CallError(f"--set {name}: the verbs have an argument of that name; write --set params.{name}={text}")
+            option = "--" + name.replace("_", "-")
+            raise CallError(
+                f"--set {name}: that is an option of its own: {option} {text}; a param of that name is --set "
+                f"params.{name}={text}"
+            )
         (edits if "." in name else params)[name] = _value(text)
     for name, value in named.items():
         if value is None:

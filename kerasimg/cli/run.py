@@ -33,7 +33,7 @@ from kerasimg.cli.output import echo, print_result
 from kerasimg.cli.progress import waiting
 from kerasimg.errors import CallError, KerasimgError, counted
 from kerasimg.escaping import command
-from kerasimg.files import require_free
+from kerasimg.files import is_locked, require_free
 from kerasimg.results import accuracy_key, figure_words
 from kerasimg.run_folder import CARD, REPORT, RunFolder
 
@@ -109,6 +109,8 @@ def history(
 
 def _run_or_interrupted(run: Path) -> dict[str, Path]:
     """The name under which a run goes into the next step: an interrupted training is continued first."""
+    if is_locked(run):  # it is still being trained
+        return {}
     return {"interrupted" if RunFolder(run).interrupted else "run": run}
 
 

@@ -144,6 +144,13 @@ def scan(
     return [Bad(source.columns.id(index), reasons[index]) for index in sorted(reasons)]
 
 
+def _unreadable_class(source: Source, name: str, bad: Sequence[Bad]) -> Fault:
+    reasons = {image.id: image.reason for image in bad}
+    first = next(reasons[item.id] for item in source.items if name in item.labels)
+    advice = "repair them, or remove the class"
+    return Fault(source.where, f"class '{name}'", f"none of its images can be read (the first: {first}); {advice}")
+
+
 def unreadable(bad: int, images: int, advice: str = LEAVE_OUT) -> str:
     """The first line of an error, above the images that cannot be read."""
     return f"{bad:,} of {counted(images, 'image')} cannot be read (below); {advice}"
@@ -206,5 +213,5 @@ def require_readable(
     classes_left = {label for item in readable.items for label in item.labels}
     lost = sorted({label for item in source.items for label in item.labels} - classes_left)
     if lost or not readable.items:
-        raise ManyFaults(Fault(source.where, f"class '{name}'", "none of its images can be read") for name in lost)
+        raise ManyFaults(_unreadable_class(source, name, bad) for name in lost)
     return readable

@@ -110,14 +110,16 @@ class Source:
         known = set(classes)
         unknown = {name: count for name, count in self.label_counts().items() if name not in known}
         if unknown:
-            raise ManyFaults(
+            faults = [
                 Fault(
                     self.where,
                     f"class '{name}'",
                     f"the model does not know it{nearest(name, known)} (images: {count})",
                 )
                 for name, count in sorted(unknown.items())
-            )
+            ]
+            advice = f"the model knows {listed(classes)}: rename these classes, or leave them out"
+            raise ManyFaults([*faults, Fault("", "", advice)])
         return replace(self, classes=tuple(classes))
 
     def only(self, indices: Iterable[int] | np.ndarray) -> Source:

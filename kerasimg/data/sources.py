@@ -6,10 +6,11 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Final
 
 from kerasimg.data.images import require_local
-from kerasimg.data.items import Reading, fault, in_order
+from kerasimg.data.items import ManyFaults, Reading, fault, in_order
 from kerasimg.data.readers import Reader
 from kerasimg.data.readers.arrays import Arrays, Npz
 from kerasimg.data.readers.folders import Folder, Sample
@@ -22,8 +23,9 @@ from kerasimg.data.readers.tfds import TFDS
 from kerasimg.data.readers.tfrecords import TFRecord
 from kerasimg.data.readers.zips import Zip
 from kerasimg.data.source import Source
-from kerasimg.errors import CallError, DataError, listed, nearest_path
+from kerasimg.errors import CallError, DataError, Fault, listed, nearest_path
 from kerasimg.escaping import path_from_here
+from kerasimg.run_folder import kind_of
 from kerasimg.spec.document import Task
 
 GROUP: Final = "kerasimg.sources"
@@ -107,6 +109,27 @@ def open_source(
     return source.match([*(name for name in source.classes if name != positive), positive])
 
 
+def open_recorded(
+    where: str,
+    data: Data | None,
+    task: Task,
+    advice: str,
+    *,
+    classes: Sequence[str] | None = None,
+    positive: str | None = None,
+) -> Source:
+    """Opens the images of a run or a search again, or `data` in their place.
+
+    advice: where the images have moved to another place, how to name that; it is added if they are no longer there.
+    """
+    try:
+        return open_source(where if data is None else data, task, classes=classes, positive=positive)
+    except DataError as error:
+        if data is not None or os.path.exists(where):
+            raise
+        raise ManyFaults([*error.faults, Fault("", "", f"if these images have moved: {advice}")]) from None
+
+
 def task_of(data: Data) -> Task:
     """The task that fits the labels: several labels per image, two classes, or more."""
     try:
@@ -124,7 +147,7 @@ def task_of(data: Data) -> Task:
 
 def _read(data: Data, task: Task, classes: Sequence[str]) -> tuple[str, Reading]:
     given = os.fspath(data) if isinstance(data, os.PathLike) else data
-    if given == "":
+    if isinstance(given, str) and not given:
         raise CallError("data: expected a folder or a file, got ''")
     # A folder of shards is no plain folder; folders of libraries, which hold shards too, have readers of their own.
     for reader in readers():
@@ -132,8 +155,12 @@ def _read(data: Data, task: Task, classes: Sequence[str]) -> tuple[str, Reading]
             return given if isinstance(given, str) else reader.where or reader.name, reader.read(given, task, classes)
     if not isinstance(given, str):
         objects = [text for reader in readers() for text in reader.objects]
-        raise CallError(f"data: expected a path, {', '.join(objects[:-1])} or {objects[-1]}, got {type(data).__name__}")
+        labels = "; images need labels: data=(images, labels)" if hasattr(data, "shape") else ""
+        expected = f"data: expected a path, {', '.join(objects[:-1])} or {objects[-1]}"
+        raise CallError(f"{expected}, got {type(data).__name__}{labels}")
     require_local(given)
+    if (found := kind_of(Path(given))) is not None:
+        raise CallError(f"'{given}' is {found[0]}, and holds no images to learn from; to continue it: {found[1]}")
     if os.path.isdir(given) and not (paths := _shards_in(given)):
         return given, Folder().read(given, task, classes)
     if not os.path.exists(given):

@@ -256,7 +256,8 @@ def _too_few(source: Source, part: Part, share: float, count: int, spare: int) -
         source.where,
         f"{part}_split",
         f"{share:g} asks for {count} of the images, but only {spare} can be taken, since every class needs one "
-        "to train on; add images, or set it to 0",
+        f"to train on; add images to the smallest classes, or do without: --set fit.{part}_split=0"
+        + (', and stages with "keep": "last"' if part == "validation" else ""),
     )
 
 
@@ -274,7 +275,7 @@ def _unseen(source: Source, parts: Mapping[Part, np.ndarray]) -> list[Fault]:
         Fault(
             source.where,
             f"class '{name}'",
-            f"has images in the {others[name]} part, but none to train on; add images of it to the train part, or remove those",
+            f"has images in the {others[name]} part, but none to train on; add some to the train part, or remove those",
         )
         for name in source.classes
         if name in others and name not in trained

@@ -12,6 +12,7 @@ import PIL.Image
 from kerasimg.data.image_files import JPEGS, SIDEWAYS, formats, mute_pillow, open_image, read_jpeg, turn_of
 from kerasimg.data.items import ImageInput, evenly_spaced
 from kerasimg.data.parallel import Progress
+from kerasimg.data.readable import require_readable
 from kerasimg.data.source import Source
 from kerasimg.errors import counted
 from kerasimg.spec.document import Task
@@ -22,6 +23,8 @@ THUMBNAIL = 64
 """Side in px at which colours are checked."""
 END = 12
 """Bytes of the last chunk of a PNG."""
+NAMED = 3
+"""Unreadable images that are named where none can be read."""
 COLOURLESS = 12
 """Difference between red, green and blue, of 255, up to which an image counts as grey."""
 
@@ -90,6 +93,8 @@ def summarize(source: Source, progress: Progress | None = None) -> Summary:
     looks = list(_sample(source, chosen, progress or (lambda done, of: None)))
     facts = [look for look in looks if look is not None]
     unreadable = chosen[[look is None for look in looks]]
+    if not facts:
+        require_readable(source.only(unreadable[:NAMED]), "fail")
     sizes = np.array([(image_facts.height, image_facts.width) for image_facts in facts] or [(1, 1)], float)
     low, high = np.quantile(sizes[:, 1] / sizes[:, 0], (0.1, 0.9))
     counts = source.only(np.setdiff1d(np.arange(len(source)), unreadable)).label_counts()

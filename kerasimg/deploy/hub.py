@@ -118,8 +118,8 @@ def pull(repo: str, out: str | os.PathLike[str] | None = None, *, revision: str 
         raise CallError(f"out: '{path}' already exists; choose another file")
     with tempfile.TemporaryDirectory(prefix=".kerasimg-pull-", dir=path.parent) as place:
         missing = (
-            f"the repository has no {FILE}; only models pushed by kerasimg run push can be pulled (a checkpoint of timm or "
-            f"Hugging Face: kerasimg import hf://{repo})"
+            f"the repository has no {FILE}; only models pushed by kerasimg run push can be pulled (a checkpoint of "
+            f"timm or Hugging Face: kerasimg import hf://{repo})"
         )
         with hub_client(repo, missing) as hub:
             fetched = Path(hub.hf_hub_download(repo, FILE, revision=revision, local_dir=place))

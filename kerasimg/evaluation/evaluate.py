@@ -21,9 +21,9 @@ from kerasimg.data.pipeline import Targets, batches, own_errors
 from kerasimg.data.readable import LEAVE_OUT, OnBadImage, list_others, require_readable
 from kerasimg.data.readers.soft_labels import PREFIX
 from kerasimg.data.source import Source
-from kerasimg.data.sources import Data, is_in_memory, open_source
+from kerasimg.data.sources import Data, is_in_memory, open_recorded, open_source
 from kerasimg.data.split import content_hashes, fingerprint
-from kerasimg.errors import CallError, DataError, Fault, counted, listed, nearest
+from kerasimg.errors import CallError, Fault, counted, listed, nearest
 from kerasimg.evaluation.intervals import described, intervals
 from kerasimg.evaluation.measures import precision_recall_curve, roc_curve
 from kerasimg.evaluation.predictions import as_text, decide, write_predictions
@@ -314,16 +314,8 @@ def _own_images(classifier: Classifier, part: str | None, otherwise: Part) -> Ch
             raise CallError(f"data: the run {content}; name the data")
         chosen = {image["id"]: image for image in record["images"] if image["part"] == wanted}
         part = wanted
-    try:
-        source = open_source(record["where"], classifier.spec.task, classes=classifier.classes)
-    except DataError as error:
-        if os.path.exists(record["where"]):
-            raise
-        advice = (
-            "these are the images of the run; if they have moved, name their new place: --data DIR, and "
-            f"--part {part or 'all'} where the command has it"
-        )
-        raise ManyFaults([*error.faults, Fault("", "", advice)]) from None
+    advice = f"name their new place, --data DIR, and --part {part or 'all'} where the command has it"
+    source = open_recorded(record["where"], None, classifier.spec.task, advice, classes=classifier.classes)
     indices = np.array([index for index, item in enumerate(source.items) if item.id in chosen], dtype=np.int64)
     missing = sorted(chosen.keys() - {source.items[index].id for index in indices})
     faults = [Fault(record["where"], name, "was used by the run and is no longer there") for name in missing]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -14,7 +15,7 @@ from kerasimg.data.image_files import BadImage
 from kerasimg.data.images import Images, named_images
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.readable import unreadable
-from kerasimg.errors import CallError, Fault
+from kerasimg.errors import CallError, Fault, listed
 from kerasimg.evaluation.conformal import are_known, name_sets
 from kerasimg.evaluation.predictions import decide, two_columns
 from kerasimg.models.keras_file import Answer
@@ -92,7 +93,10 @@ def answer(classifier: Predictor, images: Images) -> Answers:
     """Classifies the readable images and lists the others.  images: as for `kerasimg.predict`."""
     chosen = named_images(images, classifier.spec.image.channels)
     if not chosen:
-        raise CallError("no images to predict")
+        given = [images] if isinstance(images, str | os.PathLike) else images
+        paths = [os.fspath(each) for each in given if isinstance(each, str | os.PathLike)]
+        where = f" in {listed(paths, 3)}" if paths else ""
+        raise CallError(f"no images to predict{where}: no file there is named as an image (.jpg, .png, ...)")
     answers = Answers([], [])
     for start in range(0, len(chosen), BATCH_SIZE):
         names, pixels = [], []

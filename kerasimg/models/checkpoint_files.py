@@ -141,7 +141,8 @@ def _weights_in(folder: Path) -> Path:
     raise CallError(
         _is_pickle(pickles[0])
         if pickles
-        else f"'{folder}' has no .safetensors file; download {WEIGHTS} and {CONFIG} of the checkpoint into it, or name {HUB}OWNER/NAME"
+        else f"'{folder}' has no .safetensors file; download {WEIGHTS} and {CONFIG} of the checkpoint into it, or name "
+        f"{HUB}OWNER/NAME"
     )
 
 

@@ -16,7 +16,8 @@ from pydantic import Field, ValidationError
 from kerasimg.boundary import limit, open_archive, parse_json, reading
 from kerasimg.catalog import find
 from kerasimg.errors import CallError, listed
-from kerasimg.run_folder import MODEL, RunFolder, RunReference, folder_of
+from kerasimg.escaping import command
+from kerasimg.run_folder import MODEL, RunFolder, RunReference, folder_of, kind_of
 from kerasimg.spec.document import Section
 from kerasimg.spec.load import Spec, load_document
 from kerasimg.spec.pack import KnownRule, Probability, SetRule, Temperature, write_beside
@@ -74,9 +75,19 @@ def model_file(ref: RunReference) -> Path:
     path = folder_of(ref)
     file = RunFolder(path).model_file if path.is_dir() else path
     if not file.is_file():
-        inside = sorted(str(each) for each in path.iterdir() if RunFolder(each).is_run) if path.is_dir() else []
-        runs = f" ({listed(inside, 3)})" if inside else ""
-        raise CallError(
-            RunFolder(path).interrupted or f"no trained model '{file}'; name a run's folder{runs} or a {MODEL} file"
-        )
+        raise CallError(_why_no_model(path, file))
     return file
+
+
+def _why_no_model(path: Path, file: Path) -> str:
+    files, found = RunFolder(path), kind_of(path)
+    if (path / "best.json").is_file() and found is not None and found[0] == "a search":
+        return (
+            f"'{path}' is a search and holds no trained model; train its best spec: "
+            f"{command('train', path / 'best.json')} --data DATA"
+        )
+    if found is not None and found[0] != "a run":
+        return f"'{path}' is {found[0]} that has not ended; to continue it: {found[1]}"
+    inside = sorted(str(each) for each in path.iterdir() if RunFolder(each).is_run) if path.is_dir() else []
+    runs = f" ({listed(inside, 3)})" if inside else ""
+    return files.interrupted or f"no trained model '{file}'; name a run's folder{runs} or a {MODEL} file"

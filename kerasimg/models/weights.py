@@ -23,7 +23,7 @@ import keras
 import numpy as np
 
 from kerasimg.boundary import Bytes, Tensor, hdf5_shapes, open_archive, reason_of, safetensors_arrays
-from kerasimg.errors import WeightsError, counted, listed
+from kerasimg.errors import WeightsError, counted, listed, nearest
 from kerasimg.files import replacing
 from kerasimg.keras_internals import weights_as_hdf5
 from kerasimg.models.scaling import IMAGENET_STD
@@ -133,7 +133,9 @@ def local_file(weights: str | os.PathLike[str] | Mapping[str, Any], folder: Path
     name, digest = (weights["file"], weights.get("sha256")) if isinstance(weights, Mapping) else (weights, None)
     path = Path(name) if anywhere else folder / name
     if not path.is_file():
-        raise WeightsError(f"no weights file '{path}'; put it there, or build without: weights=None (--weights none)")
+        hint = nearest(str(name), ("imagenet", "none")) if anywhere else ""
+        way = hint or "; put it there, or build without: weights=None (--weights none)"
+        raise WeightsError(f"no weights file '{path}'{way}")
     if not anywhere and not path.resolve().is_relative_to(folder.resolve()):
         raise WeightsError(f"the weights file '{path}' is a link out of the folder of the spec")
     if digest is not None:

@@ -1,9 +1,9 @@
 """A trained classifier in one file that cannot run code: a ZIP archive of JSON, Markdown and safetensors.
 
 Members: `pack.json` (see `Manifest`), `spec.json`, `beside.json` (specs that serve it as backbones), the weights in
-`weights.safetensors` (https://github.com/huggingface/safetensors), `vectors.json`, `known.safetensors` where the run has
-a rule for unknown images, `MODEL_CARD.md`, and `NOTICE` where others' weights went into it. Nothing else is read, nothing is unpacked under a name from the file, and each member has its
-SHA-256 in `pack.json`.
+`weights.safetensors` (https://github.com/huggingface/safetensors), `vectors.json`, `known.safetensors` where the run
+has a rule for unknown images, `MODEL_CARD.md`, and `NOTICE` where others' weights went into it. Nothing else is read,
+nothing is unpacked under a name from the file, and each member has its SHA-256 in `pack.json`.
 """
 
 from __future__ import annotations

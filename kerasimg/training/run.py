@@ -22,7 +22,7 @@ from kerasimg.catalog import load
 from kerasimg.data.items import ManyFaults, Part
 from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.source import Source
-from kerasimg.data.sources import Data, is_in_memory, open_source
+from kerasimg.data.sources import Data, is_in_memory, open_recorded
 from kerasimg.data.split import record
 from kerasimg.errors import CallError, Fault, Interrupted, WeightsError
 from kerasimg.files import PARTIAL
@@ -40,8 +40,16 @@ from kerasimg.training.prepare import Experiment, prepare
 PACKAGES = ("kerasimg", "keras", "tensorflow", "numpy", "pillow", "scikit-learn")
 
 
-def require_place(runs: str | os.PathLike[str]) -> None:
-    """CallError if no run can be created in `runs`; checked before anything is computed."""
+def require_place(runs: str | os.PathLike[str], data: Any = None) -> None:
+    """CallError if no run can be created in `runs`, or it would be among the images; checked before all else."""
+    place = Path(runs).resolve()
+    if isinstance(data, str | os.PathLike) and os.path.isdir(data) and place.is_relative_to(Path(data).resolve()):
+        below = place.relative_to(Path(data).resolve()).parts
+        if not any(part.startswith(".") for part in below):  # hidden folders are no classes
+            raise CallError(
+                f"out: '{runs}' is among the images in '{data}', and would be read as a class of them; name a folder "
+                "outside (--out)"
+            )
     existing = next(path for path in (Path(runs).absolute(), *Path(runs).absolute().parents) if path.exists())
     if not existing.is_dir():
         raise CallError(f"out: '{existing}' is no folder, and cannot hold a run")
@@ -222,7 +230,8 @@ def reopen_experiment(run: RunFolder, data: Data | None, cache: Any) -> Experime
         raise CallError(
             "the run was trained on arrays, which it did not keep; give them: kerasimg.resume(run, data=...)"
         )
-    source = open_source(recorded["where"] if data is None else data, spec.task, classes=run.required(CLASSES))
+    advice = f"{run.resume} --data DIR"
+    source = open_recorded(recorded["where"], data, spec.task, advice, classes=run.required(CLASSES))
     log.once(source.describe())
     parts = parts_of_record(source, recorded)
     if source.soft and digest(source, parts["train"]) != call["soft_labels"]:

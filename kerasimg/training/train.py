@@ -95,7 +95,7 @@ def train(
         deadline: when the training ends with what it has reached; evaluation and report come after it.
     """
     before = TOTAL.copy()
-    require_place(out)
+    require_place(out, data)
     check_trackers(track)
     experiment = prepare(ref, data, weights=weights, limits=limits, cache=cache, deadline=deadline, **options)
     spec, source, parts = experiment.spec, experiment.source, experiment.parts

@@ -24,7 +24,7 @@ from kerasimg import catalog, log
 from kerasimg.data.cache import Cache
 from kerasimg.data.items import PART_NAMES
 from kerasimg.data.readable import OnBadImage
-from kerasimg.data.sources import Data, is_in_memory, open_source, task_of
+from kerasimg.data.sources import Data, is_in_memory, open_recorded, open_source, task_of
 from kerasimg.data.starter_spec import make_spec, name_of, valid_name
 from kerasimg.data.summary import Summary, summarize
 from kerasimg.deploy.bundle import Bundle
@@ -42,7 +42,7 @@ from kerasimg.log import warning
 from kerasimg.models.classifier import Classifier, write_pack
 from kerasimg.models.flips import with_flips
 from kerasimg.results import figure_words
-from kerasimg.run_folder import RunFolder
+from kerasimg.run_folder import AUTO, RunFolder, not_a_folder_of
 from kerasimg.spec.document import Task
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.spec.metrics import Goal
@@ -55,7 +55,7 @@ from kerasimg.training.train import store_trained
 from kerasimg.tuning.auto_specs import RECIPE, STEPS, TARGET, Limits, Specs
 from kerasimg.tuning.candidates import Candidate, TrialModel, backbones_at_hand, structure
 from kerasimg.tuning.front import front
-from kerasimg.tuning.journal import AUTO, AUTO_RESULT, BEST, CALL, TRIALS, WEIGHTS, Records
+from kerasimg.tuning.journal import AUTO_RESULT, BEST, CALL, TRIALS, WEIGHTS, Records
 from kerasimg.tuning.pace import COMPARED, Costs, Pace, Parts, measure_epoch, measure_pace
 from kerasimg.tuning.search import open_search, resume_search, tune
 from kerasimg.tuning.search_folder import Task as Search
@@ -138,7 +138,7 @@ def resume_auto(
     began = time.monotonic() if began is None else began
     path = Path(folder)
     if not (path / AUTO).is_file():
-        raise CallError(f"'{folder}' is not the folder of an auto: it holds no {AUTO}")
+        raise not_a_folder_of("an auto", path, AUTO)
     if (path / AUTO_RESULT).is_file():
         log.info(f"{path} is finished; nothing is left to do")
         return path
@@ -169,7 +169,9 @@ class _Auto:
         self.task: Task = self.call["task"]
         self.limits = Limits(**self.call["limits"])
         self.budget = TimeBudget(folder, self.call["minutes"], began)
-        self.source = open_source(data, self.task)
+        where = data if isinstance(data, str) else ""
+        advice = f"{command('auto', '--resume', folder)} DATA"
+        self.source = open_recorded(where, None if where else data, self.task, advice)
         self.candidates: list[Candidate] = []
         self.notes: dict[str, Any] = {"left_out": []}
         self.end_s = 0.0

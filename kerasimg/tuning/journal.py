@@ -19,15 +19,15 @@ from typing import Any, Literal
 
 from kerasimg.escaping import csv_row
 from kerasimg.files import no_link, read_object, to_json, write_text
-from kerasimg.run_folder import HISTORY, read_history
+from kerasimg.run_folder import HISTORY, SEARCH, read_history
 from kerasimg.spec.document import Stage
 from kerasimg.spec.metrics import best_by, keeps_best
 
 JOURNAL, TABLE, TRIALS = "journal.jsonl", "trials.csv", "trials"
 VALUES, OUTCOME = "values.json", "outcome.json"
-CALL, SPACE, WINNER, BEST, ARRAYS = "search.json", "space.json", "winner.json", "best.json", "arrays.npz"
+CALL, SPACE, WINNER, BEST, ARRAYS = SEARCH, "space.json", "winner.json", "best.json", "arrays.npz"
 FRONT, FRONT_TABLE = "front", "front.csv"
-AUTO, AUTO_RESULT = "auto.json", "result.json"
+AUTO_RESULT = "result.json"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from kerasimg import log
 from kerasimg.catalog import Reference
 from kerasimg.data.readable import OnBadImage
-from kerasimg.data.sources import Data, open_source
+from kerasimg.data.sources import Data, open_recorded
 from kerasimg.errors import CallError, Interrupted, KerasimgError, counted, listed
 from kerasimg.escaping import command
 from kerasimg.files import lock_folder, read_object, replacing, write_json, write_text
@@ -133,7 +133,9 @@ def resume_search(
         return task.folder
     token = given_token(token)
     with _listening(chief) as service:
-        task.check(open_source(task.data, task.spec.task, positive=task.spec.positive_class))
+        advice = f"{command('tune', '--resume', task.folder)} --data DIR"
+        where, positive = str(task.call["data"]), task.spec.positive_class
+        task.check(open_recorded(where, data, task.spec.task, advice, positive=positive))
         if differences := task.other_surroundings():
             log.info(f"the scores of earlier and later trials may not be comparable: {'; '.join(differences)}")
         budget = TimeBudget(task.folder, task.spec.tune.minutes, began)

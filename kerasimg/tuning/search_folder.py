@@ -24,7 +24,7 @@ from kerasimg.data.sources import Data, is_in_memory
 from kerasimg.data.split import record
 from kerasimg.errors import CallError, Fault, SpecError, counted
 from kerasimg.files import damaged, read_object, write_json
-from kerasimg.run_folder import DATA, SPEC, RunFolder
+from kerasimg.run_folder import DATA, SPEC, RunFolder, not_a_folder_of
 from kerasimg.spec.formatting import dumps
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.spec.metrics import Goal, goal_of, goals_of
@@ -181,7 +181,7 @@ class Task:
         """
         path = Path(folder)
         if not (path / CALL).is_file():
-            raise CallError(f"'{folder}' is not the folder of a search: it holds no {CALL}")
+            raise not_a_folder_of("a search", path, CALL)
         call = read_object(path / CALL)
         if not {"data", "params", "digests", "search"} <= call.keys():
             raise damaged(path / CALL, "it is of another version of kerasimg")

@@ -54,6 +54,16 @@ def test_no_images_is_an_error_of_the_data(say: Any, tmp_path: Path):
     assert say("init", tmp_path).code == 3
 
 
+def test_images_of_which_none_can_be_read_are_an_error_with_the_reason(say: Any, photos: Path):
+    for file in photos.rglob("*.*"):
+        file.write_bytes(b"no image")
+    said = say("init", photos)
+    assert said.code == 3
+    assert "3 of 3 images cannot be read" in said.err
+    assert "is not an image" in said.err
+    assert not photos.with_suffix(".json").exists()
+
+
 @pytest.fixture
 def damaged(photos: Path) -> Path:
     """The images, one of them cut: the last, since the first is decoded for its colours."""

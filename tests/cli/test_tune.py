@@ -48,7 +48,7 @@ def test_the_space_needs_no_tensorflow(tmp_path):
         (["simple_cnn", "--resume", "runs/x"], "--resume continues with what the search was started with"),
         (["simple_cnn", "--data", "sample", "--worker", "host"], "expected HOST:PORT, got 'host'"),
         (["simple_cnn", "--data", "sample", "--worker", "a:1", "--workers", "2"], "are for the chief"),
-        (["--resume", "gone"], "'gone' is not the folder of a search: it holds no search.json"),
+        (["--resume", "gone"], "'gone' is not the folder of a search: it does not exist"),
         (["simple_cnn", "--data", "sample", "--workers", "0"], "workers: expected a number > 0, got 0"),
     ],
 )

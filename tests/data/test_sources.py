@@ -13,7 +13,7 @@ import kerasimg
 from kerasimg.data import sources
 from kerasimg.data.decode import decode
 from kerasimg.data.readers.folders import SAMPLE
-from kerasimg.data.sources import READERS, open_source, readers, table, task_of
+from kerasimg.data.sources import READERS, open_recorded, open_source, readers, table, task_of
 from kerasimg.errors import CallError, DataError
 from kerasimg.spec.document import Image
 
@@ -60,8 +60,42 @@ def test_a_class_that_the_model_does_not_know_is_named_with_the_nearest(folder: 
         open_source(root).match(["cat", "dog"])
     assert str(caught.value) == (
         f"{root}: class 'cats': the model does not know it; did you mean 'cat'? (images: 2)\n"
-        f"{root}: class 'zebra': the model does not know it (images: 1)"
+        f"{root}: class 'zebra': the model does not know it (images: 1)\n"
+        "the model knows cat, dog: rename these classes, or leave them out"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "verb"),
+    [("training.json", "a run", "train"), ("search.json", "a search", "tune"), ("auto.json", "an auto", "auto")],
+)
+def test_the_folder_of_a_run_is_no_images(folder: Folder, name: str, kind: str, verb: str):
+    root = folder("evaluation/1.png", "export/1.png")
+    (root / name).write_text("{}")
+    with pytest.raises(CallError, match=rf"is {kind}, and holds no images .* kerasimg {verb} --resume"):
+        open_source(root)
+
+
+def test_an_array_without_labels_names_what_is_missing():
+    with pytest.raises(CallError, match=r"got ndarray; images need labels: data=\(images, labels\)"):
+        open_source(np.zeros((4, 8, 8, 3), np.uint8))
+
+
+def test_images_that_have_moved_are_named_by_the_option_for_it(folder: Folder):
+    root = folder("cat/1.png", "dog/1.png")
+    assert len(open_recorded(str(root), None, "multiclass", "advice")) == 2
+    assert len(open_recorded("gone", str(root), "multiclass", "advice")) == 2
+    with pytest.raises(DataError, match="no such file or folder(.|\n)*if these images have moved: --data DIR"):
+        open_recorded("gone", None, "multiclass", "--data DIR")
+
+
+def test_folders_above_the_classes_are_noted(folder: Folder, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    open_source(folder("2023/cat/1.png", "2023/dog/1.png", "2024/cat/1.png", "2024/dog/2.png"))
+    assert "the classes are 2023, 2024, and each has folders cat, dog: if those are the classes" in caplog.text
+    caplog.clear()
+    open_source(folder("cat/a/1.png", "cat/b/1.png", "cat/1.png", "dog/a/1.png", "dog/b/2.png"))
+    assert "if those are the classes" not in caplog.text
 
 
 def test_a_path_that_does_not_exist_is_a_fault_with_the_nearest(folder: Folder):

@@ -71,7 +71,10 @@ def test_data_that_is_gone_is_named(copy: Path):
     (copy.parent / "colours").rename(copy.parent / "colors")
     with pytest.raises(DataError, match=r"colours: no such file or folder; did you mean '.*colors'") as caught:
         kerasimg.evaluate(copy)
-    assert "name their new place: --data DIR, and --part test where the command has it" in str(caught.value)
+    assert (
+        "if these images have moved: name their new place, --data DIR, and --part test where the command has it"
+        in str(caught.value)
+    )
 
 
 def test_images_that_have_moved_have_the_parts_of_the_run(copy: Path):

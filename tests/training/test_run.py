@@ -11,7 +11,7 @@ import kerasimg
 from kerasimg.api import Run
 from kerasimg.errors import CallError
 from kerasimg.run_folder import RunFolder
-from kerasimg.training.run import PACKAGES, create_folder, environment_changes, remove_partial_files
+from kerasimg.training.run import PACKAGES, create_folder, environment_changes, remove_partial_files, require_place
 
 
 def test_a_run_folder_has_all_files_of_the_run(run: Run):
@@ -101,6 +101,14 @@ def test_a_run_folder_taken_by_another_process_is_not_changed(tmp_path: Path, mo
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
     assert create_folder(tmp_path, "pets").path.name == "pets-2"
     assert (tmp_path / "pets-1" / "spec.json").read_text() == "{}"
+
+
+def test_a_run_is_not_created_among_the_images(tmp_path: Path):
+    for place in (tmp_path, tmp_path / "runs"):
+        with pytest.raises(CallError, match="is among the images in .*, and would be read as a class"):
+            require_place(place, tmp_path)
+    require_place(tmp_path / ".kerasimg" / "runs", tmp_path)
+    require_place(tmp_path.parent / "runs", str(tmp_path))
 
 
 def test_a_killed_run_reports_its_missing_files(tmp_path: Path):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kerasimg import log
 from kerasimg.data.index import Items, Labels
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, class_name, fault
 from kerasimg.data.readers.folder_index import Folders, Listing, Tree
@@ -78,6 +79,18 @@ def collect(folder: str) -> tuple[list[str], int]:
     return [os.path.join(path, name) for path, listing in listings for name in listing.names()], others
 
 
+def _note_folders_above(root: str, class_folders: Sequence[ClassFolder]) -> None:
+    """Says so where no class has images of its own and all have the same folders: those may be meant as the classes."""
+    inside = [{Path(path).relative_to(each.folder).parts[:1] for path, _ in each.listings} for each in class_folders]
+    common = sorted(name for name, *_ in set.intersection(*inside)) if inside and () not in set.union(*inside) else []
+    if len(inside) > 1 and len(common) > 1:
+        labels = listed(sorted({each.label for each in class_folders}), 3)
+        log.once(
+            f"the classes are {labels}, and each has folders {listed(map(readable, common), 3)}: if those are the "
+            f"classes, put them directly in {root}"
+        )
+
+
 def read_tree(root: str, folders: Tree, known: Sequence[str] = ()) -> Reading:
     """The labelled images of a tree of folders, on disk or in an archive."""
     base = _unwrap(root, folders, known)
@@ -109,6 +122,7 @@ def read_tree(root: str, folders: Tree, known: Sequence[str] = ()) -> Reading:
                 )
             else:
                 empty.append(_below(root, os.path.join(folder, name)))
+    _note_folders_above(root, class_folders)
     faults += _class_faults(root, class_folders)
     if empty and not class_folders:
         faults += [Fault(root, path, "holds no images; put the class's images in it, or remove it") for path in empty]

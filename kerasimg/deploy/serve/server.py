@@ -31,7 +31,8 @@ from kerasimg.errors import CallError, KerasimgError, counted, nearest, needs
 from kerasimg.escaping import command, one_line
 from kerasimg.keras_internals import serve_in_processes
 from kerasimg.log import Verbose
-from kerasimg.run_folder import RunFolder
+from kerasimg.models.keras_file import model_file
+from kerasimg.run_folder import RunFolder, kind_of
 from kerasimg.spec.pack import SUFFIX, Pack, is_pack
 from kerasimg.staleness import stale_bundle
 
@@ -117,10 +118,9 @@ def bundle_of(source: str | os.PathLike[str], device: str = "cpu") -> Path:
     files = RunFolder(folder)
     model = files.model_file
     if not model.is_file():
-        raise CallError(
-            files.interrupted
-            or f"'{folder}' is neither a bundle ({FILE}) nor a run ({model.name}) nor a pack ({SUFFIX})"
-        )
+        if kind_of(folder) is not None:
+            model_file(folder)  # says what it is
+        raise CallError(f"'{folder}' is neither a bundle ({FILE}) nor a run ({model.name}) nor a pack ({SUFFIX})")
     for name in able:
         manifest = files.exports / name / FILE
         if manifest.is_file():
@@ -146,10 +146,14 @@ def _export_pack(pack: Path, to: str) -> Path:
 
 def _export(source: Path, out: Path, to: str) -> None:
     """Exports in a separate process: this one must not load TensorFlow."""
-    command = [sys.executable, "-m", "kerasimg", "export", str(source), "--to", to, "--out", str(out)]
-    command.append("--allow-uncompared")  # a pack of an earlier version has no test vectors
-    if code := subprocess.run(command, check=False).returncode:
-        raise KerasimgError(f"'{source}' could not be exported (exit code {code}); see the error above")
+    words = [sys.executable, "-m", "kerasimg", "export", str(source), "--to", to, "--out", str(out)]
+    words.append("--allow-uncompared")  # a pack of an earlier version has no test vectors
+    if code := subprocess.run(words, check=False).returncode:
+        by_hand = command("export", source, "--to", to)
+        raise KerasimgError(
+            f"'{source}' could not be exported (exit code {code}); see the error above. To export it yourself, with "
+            f"images in another place: {by_hand} --data DIR"
+        )
 
 
 def create_worker_app() -> Any:
