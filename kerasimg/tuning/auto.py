@@ -49,7 +49,7 @@ from kerasimg.spec.metrics import Goal
 from kerasimg.spec.search import is_search
 from kerasimg.training.engine import total_epochs
 from kerasimg.training.prepare import Experiment, prepare
-from kerasimg.training.run import copy_beside, create_folder, removed_unless
+from kerasimg.training.run import copy_beside, create_folder, removed_unless, require_place
 from kerasimg.training.splits import seed_of
 from kerasimg.training.train import store_trained
 from kerasimg.tuning.auto_specs import RECIPE, STEPS, TARGET, Limits, Specs
@@ -105,6 +105,7 @@ def auto(
     if not minutes > 0:
         raise CallError(f"minutes: expected a number above 0, got {minutes:g}")
     limits.check()
+    require_place(out, data)
     wanted = task or task_of(data)
     source = open_source(data, wanted)
     in_memory, shipped = is_in_memory(source.where), source.where == "sample"

@@ -24,7 +24,7 @@ from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.run_folder import SPEC
 from kerasimg.training.deadline import OutOfTime
 from kerasimg.training.prepare import load_for, weights_of
-from kerasimg.training.run import cache_kind, describe_weights, removed_unless, weights_of_record
+from kerasimg.training.run import cache_kind, describe_weights, removed_unless, require_place, weights_of_record
 from kerasimg.training.train import resume, train
 from kerasimg.tuning.chief import Service, lead
 from kerasimg.tuning.journal import ARRAYS, BEST, FRONT, FRONT_TABLE, JOURNAL, TRIALS, WINNER, Ended, Records, as_csv
@@ -88,6 +88,7 @@ def tune(
     """
     began = time.monotonic() if began is None else began
     _check(workers, chief)
+    require_place(out, data)
     token = given_token(token)
     spec, source = load_for(ref, data, overrides, params)
     warm = warm_values(space_of(spec), folders_of(warm_start)) if warm_start is not None else []

@@ -85,7 +85,7 @@ def test_images_that_have_moved_are_named_by_the_option_for_it(folder: Folder):
     root = folder("cat/1.png", "dog/1.png")
     assert len(open_recorded(str(root), None, "multiclass", "advice")) == 2
     assert len(open_recorded("gone", str(root), "multiclass", "advice")) == 2
-    with pytest.raises(DataError, match="no such file or folder(.|\n)*if these images have moved: --data DIR"):
+    with pytest.raises(DataError, match=r"no such file or folder(.|\n)*if these images have moved: --data DIR"):
         open_recorded("gone", None, "multiclass", "--data DIR")
 
 

@@ -113,7 +113,8 @@ def test_every_class_keeps_a_image_to_train_on():
 def test_too_few_images_are_a_fault():
     assert message(source_of(["cat", "dog"]), 0.5, 0.0) == (
         "pets: validation_split: 0.5 asks for 1 of the images, but only 0 can be taken, since every class needs one "
-        'to train on; add images to the smallest classes, or do without: --set fit.validation_split=0, and stages with "keep": "last"'
+        "to train on; add images to the smallest classes, or do without: --set fit.validation_split=0, and stages with "
+        '"keep": "last"'
     )
     few = source_of(["cat"] * 3 + ["dog"] * 3)
     assert message(few, 0.45, 0.45).startswith("pets: validation_split: 0.45 asks for 3 of the images, but only 1 can")

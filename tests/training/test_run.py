@@ -105,7 +105,7 @@ def test_a_run_folder_taken_by_another_process_is_not_changed(tmp_path: Path, mo
 
 def test_a_run_is_not_created_among_the_images(tmp_path: Path):
     for place in (tmp_path, tmp_path / "runs"):
-        with pytest.raises(CallError, match="is among the images in .*, and would be read as a class"):
+        with pytest.raises(CallError, match=r"is among the images in .*, and would be read as a class"):
             require_place(place, tmp_path)
     require_place(tmp_path / ".kerasimg" / "runs", tmp_path)
     require_place(tmp_path.parent / "runs", str(tmp_path))
