@@ -89,7 +89,7 @@ def test_an_error_names_a_file_as_the_user_wrote_it(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "place"),
-    [('{"kerasimg": 1,\n "name": "mine",\n\n}', "line 2, column 15"), ('{"model": [1, 2, ]}', "line 1, column 16")],
+    [('{"kerasimg": 1,\n "name": "mine",\n\n}', "line 2, column 16"), ('{"model": [1, 2, ]}', "line 1, column 16")],
 )
 def test_a_comma_too_many_is_named_where_it_is(tmp_path, text, place):
     (tmp_path / "mine.json").write_text(text)

@@ -438,7 +438,7 @@ def auto(
     if not result["exports"]:
         text.append(f"nothing was exported: {result['notes'].get('export', 'there was no time')}")
     following = {"run": found.run.folder} if result["exports"] else {"unexported": found.run.folder}
-    print_result("auto", result, text, as_json, target=TARGET[result["limits"]["device"]], **following)
+    print_result("auto", result, text, as_json, (), target=TARGET[result["limits"]["device"]], **following)
 
 
 @contextmanager

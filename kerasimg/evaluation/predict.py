@@ -93,7 +93,7 @@ def answer(classifier: Predictor, images: Images) -> Answers:
     """Classifies the readable images and lists the others.  images: as for `kerasimg.predict`."""
     chosen = named_images(images, classifier.spec.image.channels)
     if not chosen:
-        given = [images] if isinstance(images, str | os.PathLike) else images
+        given = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
         paths = [os.fspath(each) for each in given if isinstance(each, str | os.PathLike)]
         where = f" in {listed(paths, 3)}" if paths else ""
         raise CallError(f"no images to predict{where}: no file there is named as an image (.jpg, .png, ...)")
