@@ -159,7 +159,7 @@ def _read(data: Data, task: Task, classes: Sequence[str]) -> tuple[str, Reading]
         expected = f"data: expected a path, {', '.join(objects[:-1])} or {objects[-1]}"
         raise CallError(f"{expected}, got {type(data).__name__}{labels}")
     require_local(given)
-    if (found := kind_of(Path(given))) is not None:
+    if os.path.isdir(given) and (found := kind_of(Path(given))) is not None:
         raise CallError(f"'{given}' is {found[0]}, and holds no images to learn from; to continue it: {found[1]}")
     if os.path.isdir(given) and not (paths := _shards_in(given)):
         return given, Folder().read(given, task, classes)
