@@ -546,8 +546,7 @@ def _print_space(spec: Spec, as_json: bool) -> None:
     if not rows:
         size = "nothing to search: the spec has no search values"
     elif ranges:
-        endless = f"{counted(ranges, 'value')} from a range without end"
-        size = f"{counted(space.points, 'combination')}, each with {endless}"
+        size = f"{counted(space.points, 'combination')}, and {counted(ranges, 'continuous range')}"
     else:
         size = counted(space.points, "combination")
     if as_json:

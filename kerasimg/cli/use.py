@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -139,7 +140,7 @@ def _predict_stream(
     as_json: bool,
 ) -> None:
     """Classify images as they come: each is printed, written and sorted before the next one."""
-    from kerasimg.data.frames import camera_frames, frames_of, is_stream
+    from kerasimg.data.frames import camera_frames, frames_of
     from kerasimg.data.frames import watch as watch_folder
     from kerasimg.data.items import ManyFaults
     from kerasimg.deploy.predict import choose_bundle, open_predictor
@@ -188,7 +189,7 @@ def _predict_stream(
             f"{counted(count, 'image')} classified" + (f"; saved in {' and '.join(places)}" if places else ""), err=True
         )
         if count and not endless:
-            print_next("predict", run=run, image=next((each for each in asked if not is_stream(each)), None))
+            print_next("predict", run=run, image=next(filter(os.path.isfile, asked), None))
     if faults and (on_bad_image is OnBadImage.skip or endless) and (count or endless):
         _echo_left_out(faults)
     elif faults:

@@ -120,14 +120,16 @@ def open_recorded(
 ) -> Source:
     """Opens the images of a run or a search again, or `data` in their place.
 
-    advice: where the images have moved to another place, how to name that; it is added if they are no longer there.
+    advice: where the images have moved to another place, how to name that; it is added to what is wrong with them.
     """
     try:
         return open_source(where if data is None else data, task, classes=classes, positive=positive)
     except DataError as error:
-        if data is not None or os.path.exists(where):
+        if data is not None or os.path.isdir(where):
             raise
-        raise ManyFaults([*error.faults, Fault("", "", f"if these images have moved: {advice}")]) from None
+        moved = Fault("", "", f"if these images have moved: {advice}")
+        # Of many errors, as of a manifest, not all are printed.
+        raise ManyFaults([moved, *error.faults] if len(error.faults) > 1 else [*error.faults, moved]) from None
 
 
 def task_of(data: Data) -> Task:
@@ -160,7 +162,9 @@ def _read(data: Data, task: Task, classes: Sequence[str]) -> tuple[str, Reading]
         raise CallError(f"{expected}, got {type(data).__name__}{labels}")
     require_local(given)
     if os.path.isdir(given) and (found := kind_of(Path(given))) is not None:
-        raise CallError(f"'{given}' is {found[0]}, and holds no images to learn from; to continue it: {found[1]}")
+        raise CallError(
+            f"'{given}' is {found[0]}; name the folder of the images (to continue an unfinished one: {found[1]})"
+        )
     if os.path.isdir(given) and not (paths := _shards_in(given)):
         return given, Folder().read(given, task, classes)
     if not os.path.exists(given):

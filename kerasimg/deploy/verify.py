@@ -15,6 +15,7 @@ from kerasimg.data.decode import decode
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.items import PART_NAMES, ManyFaults
 from kerasimg.data.loading import Loader
+from kerasimg.data.readable import list_others
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, open_source
 from kerasimg.deploy.bundle import Bundle, Vector
@@ -133,7 +134,10 @@ def _verify_model(
     source, reference = others
     if source is None:
         return
-    answers = np.concatenate([runtime(batch) for batch in _batches(source, bundle)])
+    try:
+        answers = np.concatenate([runtime(batch) for batch in _batches(source, bundle)])
+    except ManyFaults as error:
+        raise ManyFaults([*error.faults, Fault("", "", list_others(source.where))]) from None
     share = accuracy(decide(answers, bundle.task, bundle.thresholds)[0], source.label_ids())
     result.accuracy[model.path] = float(share or 0)
     if reference is None:

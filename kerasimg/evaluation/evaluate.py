@@ -90,6 +90,8 @@ def evaluate(
     classifier = Classifier.open(run)
     asked = choose_images(classifier, data, part, on_bad_image)
     seen = trained_on(classifier, asked) if data is not None or asked.part in ("validation", "test") else 0
+    if data is not None and classifier.folder is None:
+        log.once("a model file or a pack has no list of the images that it was trained on: use others than those")
     if out is None and data is None and part is None and classifier.folder is not None:
         out = RunFolder(classifier.folder).evaluation.path
     folder = None if out is None else Path(out)
@@ -271,15 +273,25 @@ def held_out(classifier: Classifier, fitted: Chosen, data: Data | None) -> Chose
 
 
 def _of_moved(classifier: Classifier, source: Source, part: str | None) -> tuple[np.ndarray, str] | None:
-    """The images of a split that the run drew, found by their content in another place; None if there are none."""
+    """The images of a split that the run drew, in another place; None if there are none.
+
+    They are found by name and content, or else by content alone, of equal images as many as the split has.
+    """
     record = None if classifier.folder is None else RunFolder(classifier.folder).data()
     if record is None or part in (None, "all") or (source.parts >= 0).any():
         return None
     wanted = _part(part)
-    digests = {image["sha256"] for image in record["images"] if image["part"] == wanted}
-    every = np.arange(len(source))
-    indices = every[[digest in digests for digest in content_hashes(source, every)]]
-    return (indices, wanted) if len(indices) else None
+    names = {image["id"]: image["sha256"] for image in record["images"] if image["part"] == wanted}
+    digests = content_hashes(source, np.arange(len(source)))
+    pairs = zip(source.items, digests, strict=True)
+    indices = [at for at, (item, digest) in enumerate(pairs) if names.get(item.id) == digest]
+    if not indices:
+        left = Counter(names.values())
+        for at, digest in enumerate(digests):
+            if left[digest]:
+                left[digest] -= 1
+                indices.append(at)
+    return (np.array(indices), wanted) if indices else None
 
 
 def _of_part(source: Source, part: str | None, otherwise: Part) -> tuple[np.ndarray, str]:

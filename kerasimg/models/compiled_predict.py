@@ -77,7 +77,10 @@ def images_at_once(model: keras.Model) -> int:
 
 def in_parts(function: Callable[[Any], list[np.ndarray]], images: Any, size: int) -> list[np.ndarray]:
     """The arrays of a function of images, computed for at most `size` images at once."""
-    parts = [function(images[start : start + size]) for start in range(0, max(1, len(images)), size)]
+    if not len(images):  # with AVX-512, TensorFlow's convolution of no images has the shape of its input
+        one = ops.zeros((1, *images.shape[1:]), keras.backend.standardize_dtype(images.dtype))
+        return [array[:0] for array in function(one)]
+    parts = [function(images[start : start + size]) for start in range(0, len(images), size)]
     return parts[0] if len(parts) == 1 else [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 

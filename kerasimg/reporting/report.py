@@ -104,6 +104,8 @@ def write_report(run: RunFolder, classifier: Classifier) -> None:
 def _write(files: RunFolder, path: Path, classifier: Classifier | None) -> Path:
     """Write the page to its path and the card beside it."""
     content = _content(files, classifier)
+    if gone := content["gone"]:
+        warning(f"{counted(gone, 'image')} of the report cannot be shown: no longer where the run found them")
     path.parent.mkdir(parents=True, exist_ok=True)
     for place, text in (
         (path, render("report.html.j2", content)),

@@ -149,6 +149,13 @@ def resume_auto(
     return _Auto(path, where, cache, began, on_finished, on_searched, on_trained).carry_out()
 
 
+def _marked(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns models, each with whether it is on the front: no other is better, faster and smaller."""
+    complete = {str(place): row for place, row in enumerate(points) if {"latency_ms", "bytes"} <= row.keys()}
+    on_front = set(front((Goal("score", "max"), Goal("latency_ms", "min"), Goal("bytes", "min")), complete))
+    return [{**row, "front": str(place) in on_front} for place, row in enumerate(points)]
+
+
 class _Auto:
     """One call of `auto`."""
 
@@ -419,6 +426,7 @@ class _Auto:
 
     def _evaluated(self, name: str, folder: Path) -> list[Candidate]:
         """Returns the saved trials of a step with their predictions of the validation images, the best first."""
+        log.doing("comparing the trials")
         task, oracle = open_search(folder)
         found: list[Candidate] = []
         saved = [trial for trial in sorted(oracle.ended) if (folder / TRIALS / trial / WEIGHTS).is_file()]
@@ -506,8 +514,9 @@ class _Auto:
             "test": run.evaluation.metrics(),
         }
         log.doing("measuring and exporting")
-        result["front"] = self._front(best)
-        result["exports"] = self._exported(run, result["front"], best)
+        points = self._points(best)
+        result["exports"] = self._exported(run, points, best)
+        result["front"] = _marked(self._with_export(points, result["exports"], best))
         result["steps"] = [self._facts_of(name, step) for name, step in self.call["steps"].items()]
         result |= {"minutes": self.call["minutes"], "limits": self.limits._asdict(), "notes": self.notes}
         result |= self.call["pace"]
@@ -637,8 +646,8 @@ class _Auto:
             return None
         return calibration
 
-    def _front(self, best: Candidate) -> list[dict[str, Any]]:
-        """Returns the figures of the best model of each step and of the step `smaller`, and which are on the front."""
+    def _points(self, best: Candidate) -> list[dict[str, Any]]:
+        """Returns the figures of the best model of each step and of the step `smaller`."""
         chosen = best.step, best.trials
         known: dict[str, dict[str, float]] = {}
         rows = []
@@ -654,10 +663,18 @@ class _Auto:
                     known[key] = self._measured(candidate)
                 row = {"step": name, "trial": int(candidate.trials[0]), "size": candidate.spec.image.size[0]}
                 rows.append({**row, "score": candidate.score, **known[key]})
-        complete = {str(place): row for place, row in enumerate(rows) if {"latency_ms", "bytes"} <= row.keys()}
-        goals = (Goal("score", "max"), Goal("latency_ms", "min"), Goal("bytes", "min"))
-        best_of_all = set(front(goals, complete))
-        return [{**row, "front": str(place) in best_of_all} for place, row in enumerate(rows)]
+        return rows
+
+    def _with_export(
+        self, points: Sequence[dict[str, Any]], exports: Sequence[Mapping[str, Any]], best: Candidate
+    ) -> list[dict[str, Any]]:
+        """Returns the points, with the size and latency of the best model from its export if they were not measured."""
+        whole = [row for row in exports if row["precision"] == "float32" and "latency_ms" in row]
+        if not whole or TARGET[self.limits.device] != "litert":
+            return list(points)
+        figures = {name: whole[0][name] for name in ("latency_ms", "bytes")}
+        chosen = best.step, int(best.trials[0])
+        return [figures | row if (row["step"], row["trial"]) == chosen else row for row in points]
 
     def _measured(self, candidate: Candidate) -> dict[str, float]:
         """Returns the size and latency of a model as a LiteRT file; empty without time, or without LiteRT."""

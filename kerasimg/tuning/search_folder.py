@@ -387,6 +387,11 @@ def best_spec_text(task: Task, values: Mapping[str, Any], origin: str) -> str:
     if not resolved.expect_holds:
         document.pop("expect", None)
     document["card"] = {**document.get("card", {}), "origin": origin}
+    # Comments of `init` on what is gone.
+    if "extends" not in document:
+        document.pop("// extends", None)
+    if "params" in document:
+        document["params"] = {name: value for name, value in document["params"].items() if name != "// search"}
     return rewrite((task.folder / SPEC).read_text(encoding="utf-8"), document)
 
 

@@ -81,7 +81,7 @@ CASES: list[tuple[str, int, str]] = [
     ("train tiny.json --data colours --limit params=x", 2, "--limit params: expected a whole number"),
     # images
     ("data check gone", 3, "gone: no such file or folder"),
-    ("train run", 2, "'run' is a run, and holds no images to learn from; to continue it: kerasimg train --resume run"),
+    ("train run", 2, "'run' is a run; name the folder of the images (to continue an unfinished one: kerasimg train"),
     ("train tiny.json colours", 2, "images are given by --data DIR"),
     ("export run litert", 2, "the target is given by --to litert"),
     ("auto colours --epochs 5", 2, "--epochs is an option of: train, tune"),

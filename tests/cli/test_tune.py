@@ -27,7 +27,7 @@ def test_the_space_of_a_spec_is_printed_with_its_size(say):
         "filters  one of 16, 32, 64 (default 32)",
         "units    one of 64, 128, 256 (default 128)",
         "lr       a number from 0.0001 to 0.01, on a logarithmic scale (default 0.001)",
-        "9 combinations, each with 1 value from a range without end",
+        "9 combinations, and 1 continuous range",
     ]
 
 

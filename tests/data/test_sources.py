@@ -72,7 +72,7 @@ def test_a_class_that_the_model_does_not_know_is_named_with_the_nearest(folder: 
 def test_the_folder_of_a_run_is_no_images(folder: Folder, name: str, kind: str, verb: str):
     root = folder("evaluation/1.png", "export/1.png")
     (root / name).write_text("{}")
-    with pytest.raises(CallError, match=rf"is {kind}, and holds no images .* kerasimg {verb} --resume"):
+    with pytest.raises(CallError, match=rf"is {kind}; name the folder of the images .* kerasimg {verb} --resume"):
         open_source(root)
 
 

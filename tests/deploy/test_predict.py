@@ -15,6 +15,7 @@ import kerasimg
 from kerasimg.api import Run
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.predict import MOST, SAME, choose_bundle
+from kerasimg.escaping import path_from_here
 from kerasimg.models.classifier import Classifier, set_decisions
 from kerasimg.spec.pack import SetRule
 
@@ -96,7 +97,9 @@ def test_keras_predicts_where_no_bundle_is_verified_and_says_so_if_they_are_stal
         assert kerasimg.predict(copied, PIXELS[0])[0].label in Run(copied).classes
     told = [message for message in caplog.messages if "stale" in message]
     assert len(told) == ("another temperature" in reason)
-    assert not told or ("with Keras" in told[0] and f"to renew it: kerasimg export {copied} --to " in told[0])
+    assert not told or (
+        "with Keras" in told[0] and f"to renew it: kerasimg export {path_from_here(copied)} --to " in told[0]
+    )
 
 
 def test_keras_predicts_many_images_and_a_named_model_file(copied: Path):

@@ -12,6 +12,7 @@ import kerasimg
 from kerasimg import cli
 from kerasimg.deploy.serve import server
 from kerasimg.errors import GateError
+from kerasimg.escaping import path_from_here
 from kerasimg.models.classifier import Classifier, set_decisions
 from kerasimg.spec.pack import Pack
 from kerasimg.staleness import stale_files
@@ -33,7 +34,9 @@ def recalibrated(run, tmp_path) -> Path:
 
 def test_verify_fails_on_a_stale_bundle_until_it_is_exported_again(recalibrated, monkeypatch, capfd):
     bundle = recalibrated / "export" / "keras"
-    with pytest.raises(GateError, match=f"{WHY}; to renew it: kerasimg export {recalibrated} --to keras"):
+    with pytest.raises(
+        GateError, match=f"{WHY}; to renew it: kerasimg export {path_from_here(recalibrated)} --to keras"
+    ):
         kerasimg.verify(bundle)
     monkeypatch.setattr("sys.argv", ["kerasimg", "run", "verify", str(bundle)])
     with pytest.raises(SystemExit) as ended:
@@ -80,7 +83,7 @@ def test_export_lists_files_that_are_still_stale(recalibrated, caplog):
 def test_report_marks_stale_scores_until_they_are_evaluated_again(recalibrated, caplog):
     with caplog.at_level(logging.WARNING, "kerasimg"):
         page = kerasimg.report(recalibrated)
-    assert f"is stale: {WHY}; to renew it: kerasimg evaluate {recalibrated}" in caplog.text
+    assert f"is stale: {WHY}; to renew it: kerasimg evaluate {path_from_here(recalibrated)}" in caplog.text
     for file in (page, recalibrated / "MODEL_CARD.md"):
         assert WHY.replace("'", "&#39;") in file.read_text() or WHY in file.read_text()
     assert {each.path.name for each in stale_files(recalibrated)} >= {"report.html", "MODEL_CARD.md"}
@@ -111,7 +114,7 @@ def test_serve_warns_about_a_stale_bundle(recalibrated, monkeypatch, caplog):
         server.serve(recalibrated / "export" / "keras", port=0)
     assert caplog.messages == [
         f"warning: '{recalibrated}/export/keras' is stale: {WHY}; to renew it: "
-        f"kerasimg export {recalibrated} --to keras"
+        f"kerasimg export {path_from_here(recalibrated)} --to keras"
     ]
 
 

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,15 @@ def test_data_that_is_gone_is_named(copy: Path):
 def test_images_that_have_moved_have_the_parts_of_the_run(copy: Path):
     before, data = kerasimg.evaluate(copy), copy.parent / "colours"
     moved = data.rename(copy.parent / "elsewhere")
+    for name in held_out(copy)[:2]:
+        shutil.copy(moved / name, (moved / name).with_name("copy.png"))  # of which the run knows nothing
     found = kerasimg.evaluate(copy, data=moved, part="test")
     assert (found["part"], found["n"], found["confusion"]) == ("test", before["n"], before["confusion"])
     assert "warnings" not in found
+    listed = moved.parent / "list.csv"
+    rows = [f"{file},{file.parent.name}" for file in sorted(moved.rglob("*.png"))]
+    listed.write_text("\n".join(["path,label", *rows]))
+    assert kerasimg.evaluate(copy, data=listed, part="test")["n"] == before["n"]  # by content: other names
     for file in moved.rglob("*.png"):
         PIL.Image.new("RGB", (8, 8), "white").save(file)
     with pytest.raises(CallError, match="has no test part"):

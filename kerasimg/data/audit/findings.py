@@ -54,7 +54,9 @@ KINDS: dict[str, Kind] = {
     ),
     "few": Kind("warning", "classes with few images", "add images; with fewer than 20 a class is learned by luck"),
     "imbalance": Kind("warning", "classes of very different size", 'see `fit.class_weight`, and monitor "f1"'),
-    "label_suspect": Kind("note", "the label may be wrong", "look at them"),
+    "label_suspect": Kind(
+        "note", "the label may be wrong", "look at them; of photos, run label-errors of a trained run says more"
+    ),
     "near_duplicate": Kind("note", "copies in a class", "copies teach nothing new; see that a split keeps them apart"),
     "groups": Kind(
         "note", "images that seem to belong together", "if they do, keep them in one part: see docs/groups.md"

@@ -237,4 +237,4 @@ def test_a_hundred_thousand_files_are_no_burden(tmp_path: Path, monkeypatch: pyt
     stat = os.stat
     monkeypatch.setattr(os, "stat", lambda *args, **named: calls.append(args) or stat(*args, **named))
     assert len(open_source(tmp_path)) == 100
-    assert len(calls) < 10  # one for each folder, none for a file
+    assert len(calls) < 20  # some for each folder, none for a file
