@@ -83,7 +83,7 @@ def test_export_lists_files_that_are_still_stale(recalibrated, caplog):
 def test_report_marks_stale_scores_until_they_are_evaluated_again(recalibrated, caplog):
     with caplog.at_level(logging.WARNING, "kerasimg"):
         page = kerasimg.report(recalibrated)
-    assert f"is stale: {WHY}; to renew it: kerasimg evaluate {path_from_here(recalibrated)}" in caplog.text
+    assert f"is stale: {WHY}; to renew it: kerasimg evaluate {recalibrated}" in caplog.text
     for file in (page, recalibrated / "MODEL_CARD.md"):
         assert WHY.replace("'", "&#39;") in file.read_text() or WHY in file.read_text()
     assert {each.path.name for each in stale_files(recalibrated)} >= {"report.html", "MODEL_CARD.md"}

@@ -86,7 +86,7 @@ def test_auto_ends_with_a_run_a_spec_a_front_an_export_and_a_page(done):
     result = done.result
     assert [step["name"] for step in result["steps"]][:2] == ["recipe", "heads"]
     assert done.run.finished
-    assert done.run.spec.params["size"] == 8
+    assert done.run.spec.params["size"] == (16 if result["step"] == "smaller" else 8)
     assert kerasimg.load(done, num_classes=2).search == ()
     assert sorted(done.run.classes) == ["green", "red"]
     assert "report.html" in {path.name for path in done.folder.iterdir()}
