@@ -96,6 +96,14 @@ def test_images_that_have_moved_have_the_parts_of_the_run(copy: Path):
         kerasimg.evaluate(copy, data=moved, part="test")
 
 
+def test_a_model_file_alone_says_that_it_does_not_know_its_training_images(
+    run: Run, images: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO")
+    kerasimg.evaluate(run.folder / "model.keras", data=images(tmp_path / "two", {"red": 3, "blue": 2}))
+    assert "has no list of the images that it was trained on" in caplog.text
+
+
 def test_a_model_file_alone_does_not_know_its_held_out_part(run: Run):
     with pytest.raises(CallError, match="a model file does not know its held-out images; name the data"):
         kerasimg.evaluate(run.folder / "model.keras")
