@@ -33,7 +33,7 @@ from kerasimg.deploy.export_context import Exporting, Images, prepare
 from kerasimg.deploy.manifest import Precision
 from kerasimg.deploy.parity import agree
 from kerasimg.deploy.targets import open_here, target
-from kerasimg.errors import CallError, GateError, SpecError, counted
+from kerasimg.errors import CallError, GateError, Interrupted, SpecError, counted
 from kerasimg.evaluation.intervals import interval, resampled
 from kerasimg.evaluation.predictions import decide
 from kerasimg.log import Verbose
@@ -151,10 +151,16 @@ def shrink(
         raise CallError(f"'{original.path}' has no test images to compare on; name some (--data)")
     precisions = [precision for precision in chosen.precisions if precision not in LEFT_OUT]
     ladder = _Ladder(exporting, exporting.test, to, precisions, to_kb, to_ms, max_drop, data)
-    ladder.climb(_Candidate(original.path, "as trained", 1.0))
-    for make in (_rounded_and_pruned, _variants):
-        if not ladder.holds:
-            make(ladder, original, epochs)
+    try:
+        ladder.climb(_Candidate(original.path, "as trained", 1.0))
+        for make in (_rounded_and_pruned, _variants):
+            if not ladder.holds:
+                make(ladder, original, epochs)
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted(
+            f"interrupted; smaller models that were trained are runs in {original.path.parent}, and a second call "
+            "trains them again"
+        ) from None
     rungs = Results(row for row, _ in ladder.rows)
     held = [(row, folder) for row, folder in ladder.rows if row.holds]
     if not held:
@@ -418,6 +424,7 @@ def _train_student(ladder: _Ladder, original: RunFolder, document: dict[str, Any
         skip: dict[str, Any] = {"on_bad_image": "skip"} if record and record.get("skipped") else {}
         epochs = sum(stage["epochs"] for stage in document["fit"]["stages"])
         log.info(f"training {document['name']} for {counted(epochs, 'epoch')}")
+        log.doing(f"training {document['name']}")
         run = train(document, data=where, out=original.path.parent, weights=str(weights), verbose=0, **skip)
     _require_same_split(original, run)
     return run.path

@@ -11,7 +11,7 @@ import kerasimg
 from kerasimg.api import Run
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.targets import target
-from kerasimg.errors import CallError, GateError
+from kerasimg.errors import CallError, GateError, Interrupted
 
 
 @pytest.fixture
@@ -50,6 +50,15 @@ def test_a_model_that_cannot_be_made_smaller_fails_with_the_table(copied: Run, l
     ):
         copied.shrink(to_kb=0.1, to="keras", verbose=0)  # its 8 channels are the smallest multiple
     assert all(line.startswith("warning: ") for line in said)  # nor does what it calls say anything
+
+
+def test_an_interruption_says_what_is_left(copied: Run, monkeypatch: pytest.MonkeyPatch):
+    def press(*given: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kerasimg.deploy.shrink.export", press)
+    with pytest.raises(Interrupted, match="interrupted; smaller models that were trained are runs in "):
+        copied.shrink(to_kb=3.5, to="onnx", verbose=0)
 
 
 def test_a_pruned_model_is_a_run_that_keeps_the_split(tiny: Any, images: Any, tmp_path: Path):
