@@ -569,7 +569,10 @@ def verify(
     if data is None and verified.vectors:
         images = counted(verified.vectors[0].images, "image")
         more = command("run", "verify", bundle, "--data", "DATA")
-        text.append(f"compared on the {images} that the export stored with their outputs; on others: {more}")
+        text.append(
+            f"compared on the {images} that the export stored with their outputs; its accuracy on other labelled images: "
+            f"{more}"
+        )
     print_result(
         "run verify",
         {"bundle": str(bundle), "pixels": verified.pixels, **result, "accuracy": verified.accuracy},

@@ -79,7 +79,9 @@ def _known(scores: dict[str, Any]) -> Table | None:
         return None
     table = _table("Compared with the training images", "figure", "value", "95% interval")
     table.add_row(
-        f"flagged as unknown (promised: at most {row['share']:.1%})", _number(row["unknown"]), _between(row["interval"])
+        f"flagged as unknown (asked for: {row['share']:.1%} on average)",
+        _number(row["unknown"]),
+        _between(row["interval"]),
     )
     table.add_row("distance of p-values (0: like them)", _number(row["distance"]))
     table.add_row("Kolmogorov-Smirnov test, p", _number(row["p_value"]))
