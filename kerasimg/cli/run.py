@@ -570,8 +570,8 @@ def verify(
         images = counted(verified.vectors[0].images, "image")
         more = command("run", "verify", bundle, "--data", "DATA")
         text.append(
-            f"compared on the {images} that the export stored with their outputs; its accuracy on other labelled images: "
-            f"{more}"
+            f"compared on the {images} that the export stored with their outputs; its accuracy on other labelled "
+            f"images: {more}"
         )
     print_result(
         "run verify",
