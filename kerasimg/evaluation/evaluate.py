@@ -89,7 +89,8 @@ def evaluate(
     """
     classifier = Classifier.open(run)
     asked = choose_images(classifier, data, part, on_bad_image)
-    seen = trained_on(classifier, asked) if data is not None or asked.part in ("validation", "test") else 0
+    own = data is None
+    seen = 0 if own and asked.part not in ("validation", "test") else trained_on(classifier, asked, own=own)
     if data is not None and classifier.folder is None:
         log.once("a model file or a pack has no list of the images that it was trained on: use others than those")
     if out is None and data is None and part is None and classifier.folder is not None:
@@ -176,13 +177,18 @@ def _missing_classes(truth: np.ndarray, classes: Sequence[str], task: Task) -> l
     ]
 
 
-def trained_on(classifier: Classifier, asked: Chosen) -> int:
-    """Returns how many of these images the model was trained on, compared by hash; 0 if that is not known."""
+def trained_on(classifier: Classifier, asked: Chosen, *, own: bool = False) -> int:
+    """Returns how many of these images the model was trained on, compared by hash; 0 if that is not known.
+
+    own: whether they are a whole part of the run's own images, whose hashes it has.
+    """
     record = None if classifier.folder is None else RunFolder(classifier.folder).data()
     if record is None:
         return 0
-    trained = {image["sha256"] for image in record["images"] if image["part"] == "train"}
-    return sum(digest in trained for digest in content_hashes(asked.source, asked.indices))
+    images = record["images"]
+    trained = {image["sha256"] for image in images if image["part"] == "train"}
+    recorded = (image["sha256"] for image in images if image["part"] == asked.part)
+    return sum(digest in trained for digest in (recorded if own else content_hashes(asked.source, asked.indices)))
 
 
 def _trained_on_words(count: int, images: int) -> str:

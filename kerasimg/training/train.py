@@ -201,7 +201,7 @@ def _complete(
         indices = experiment.parts[part]
         log.info(f"evaluating on {counted(len(indices), 'image')} ({part})")
         answer = answered(classifier, experiment.source, indices)
-        seen = trained_on(classifier, Chosen(experiment.source, indices, part))
+        seen = trained_on(classifier, Chosen(experiment.source, indices, part), own=True)
         options: dict[str, Any] = {"part": part, "seen": seen, "answer": answer}
         evaluate_images(classifier, experiment.source, indices, run.evaluation.path, **options)
         if about_rule is not None and part == "test":

@@ -149,7 +149,7 @@ def resume_auto(
     return _Auto(path, where, cache, began, on_finished, on_searched, on_trained).carry_out()
 
 
-def _marked(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def marked(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns models, each with whether it is on the front: no other is better, faster and smaller."""
     complete = {str(place): row for place, row in enumerate(points) if {"latency_ms", "bytes"} <= row.keys()}
     on_front = set(front((Goal("score", "max"), Goal("latency_ms", "min"), Goal("bytes", "min")), complete))
@@ -516,7 +516,7 @@ class _Auto:
         log.doing("measuring and exporting")
         points = self._points(best)
         result["exports"] = self._exported(run, points, best)
-        result["front"] = _marked(self._with_export(points, result["exports"], best))
+        result["front"] = marked(self._with_export(points, result["exports"], best))
         result["steps"] = [self._facts_of(name, step) for name, step in self.call["steps"].items()]
         result |= {"minutes": self.call["minutes"], "limits": self.limits._asdict(), "notes": self.notes}
         result |= self.call["pace"]

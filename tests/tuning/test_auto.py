@@ -190,7 +190,7 @@ def test_a_best_model_whose_training_was_cut_is_warned_of(done, monkeypatch, cap
 
 def test_the_front_has_the_models_that_no_other_beats():
     best, worse = {"score": 0.9, "latency_ms": 2.0, "bytes": 5.0}, {"score": 0.8, "latency_ms": 3.0, "bytes": 6.0}
-    assert [row["front"] for row in autos._marked([best, worse, {"score": 0.95}])] == [True, False, False]
+    assert [row["front"] for row in autos.marked([best, worse, {"score": 0.95}])] == [True, False, False]
 
 
 def tune(out):
