@@ -15,7 +15,7 @@ import numpy as np
 from kerasimg.data.items import ManyFaults, evenly_spaced
 from kerasimg.data.loading import Loader
 from kerasimg.data.source import Source
-from kerasimg.data.sources import Data, open_source
+from kerasimg.data.sources import Data, open_recorded, open_source
 from kerasimg.data.split import fingerprint
 from kerasimg.deploy.logits import inference_model, logits_model
 from kerasimg.deploy.manifest import InputType, KnownOutput, Output, Precision
@@ -314,7 +314,8 @@ def _images_of_run(classifier: Classifier) -> tuple[Images | None, Images | None
 def _recorded(classifier: Classifier, record: DataRecord, part: str, count: int) -> Images:
     """Returns evenly spaced images of a part of the run; raises ManyFaults if their content has changed."""
     digests = {image["id"]: image["sha256"] for image in record["images"] if image["part"] == part}
-    source = open_source(record["where"], classifier.spec.task, classes=classifier.classes)
+    advice = "name their new place, --data DIR"
+    source = open_recorded(record["where"], None, classifier.spec.task, advice, classes=classifier.classes)
     available = np.array([index for index, item in enumerate(source.items) if item.id in digests], dtype=np.int64)
     chosen = Images(source, available, part).sample(count)
     faults = [
