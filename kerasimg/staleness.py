@@ -147,11 +147,17 @@ def stale_files(run: RunReference) -> list[Stale]:
         for path, derived, command in _derived(files)
         if (why := change(derived, model)) is not None
     ]
-    for path in sorted(files.exports.glob(f"*/{BUNDLE_MANIFEST}")):
+    for folder in bundles(files.path):
+        path = folder / BUNDLE_MANIFEST
         if (why := _bundle_change(_object(path), files)) is not None:
-            command = f"export {shlex.quote(str(files.path))} --to {shlex.quote(path.parent.name)}"
+            command = f"export {shlex.quote(str(files.path))} --to {shlex.quote(folder.name)}"
             found.append(Stale(path, why, command))
     return found
+
+
+def bundles(run: Path) -> list[Path]:
+    """The folders of a run's bundles; of what is no run, none."""
+    return [path.parent for path in sorted(RunFolder(run).exports.glob(f"*/{BUNDLE_MANIFEST}"))]
 
 
 def stale_bundle(folder: Path) -> Stale | None:

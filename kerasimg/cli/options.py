@@ -295,6 +295,14 @@ def to_export(run: Path, data: str | None) -> list[str]:
     return images_of(run, data) + ([] if run.is_dir() else ["--out", "export"])
 
 
+def export_step(run: Path, data: str | None) -> tuple[list[str], dict[str, Path]]:
+    """The options and names of the step after a look at a model: its export, or a check of one that is up to date."""
+    from kerasimg.staleness import bundles, stale_bundle
+
+    up_to_date = next((folder for folder in bundles(run) if stale_bundle(folder) is None), None)
+    return (to_export(run, data), {"run": run}) if up_to_date is None else ([], {"bundle": up_to_date})
+
+
 def limits_argument(texts: list[str]) -> dict[str, int]:
     """`--limit` values as `limits` takes them."""
     limits = {}

@@ -21,6 +21,7 @@ from kerasimg.cli.options import (
     RunArgument,
     RunData,
     best_run,
+    export_step,
     image_paths,
     images_of,
     keras_loaded,
@@ -60,8 +61,8 @@ def report(
         path = report(run, out=out)
     text = f"{path} ({path.stat().st_size / 1e6:.2f} MB), {CARD} beside it"
     result = {"report": str(path), "card": str(path.with_name(CARD))}
-    names = _run_or_interrupted(run)
-    print_result("run report", result, text, as_json, to_export(run, None) if "run" in names else (), **names)
+    options, names = export_step(run, None) if "run" in (state := _run_or_interrupted(run)) else ([], state)
+    print_result("run report", result, text, as_json, options, **names)
 
 
 @commands.command()
@@ -179,7 +180,8 @@ def calibrate(
         for figure in ("log_loss", "calibration_error"):
             pair = (f"{row[when][figure]:.4f}{_interval(row[when], figure)}" for when in ("before", "after"))
             text.append(f"  {figure.replace('_', ' ')}: {sides.format(*pair)}")
-    print_result("run calibrate", result, text, as_json, to_export(run, data), run=run)
+    options, names = export_step(run, data)
+    print_result("run calibrate", result, text, as_json, options, **names)
 
 
 @commands.command()
@@ -210,7 +212,8 @@ def flips(
     if result["applied"]:
         text.append(f"saved in {RunFolder(run).model_file.name}; to undo it: {command('run', 'flips', run, '--undo')}")
         text.append(f"the temperature was fitted without it; to fit it again: {command('run', 'calibrate', run)}")
-    print_result("run flips", result, text, as_json, to_export(run, data), run=run)
+    options, names = export_step(run, data)
+    print_result("run flips", result, text, as_json, options, **names)
 
 
 @commands.command()
@@ -241,7 +244,8 @@ def thresholds(
             line += f"  precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}"
             line += f", {counted(row['support'], 'image')}{'' if row['met'] else '  (aim not met)'}"
         text.append(line)
-    print_result("run thresholds", result, text, as_json, to_export(run, data), run=run)
+    options, names = export_step(run, data)
+    print_result("run thresholds", result, text, as_json, options, **names)
 
 
 @commands.command()
@@ -476,7 +480,8 @@ def label_errors(
     path_of = image_paths(run, data)
     first = next((path for row in result["rows"] if Path(path := path_of(row["file"])).is_file()), None)
     lines = label_error_lines(result, top, path_of)
-    print_result("run label-errors", result, lines, as_json, run=run, image=first)
+    options, names = export_step(run, data) if first is None else ([], {"run": run, "image": Path(first)})
+    print_result("run label-errors", result, lines, as_json, options, **names)
 
 
 def label_error_lines(result: dict[str, Any], top: int, path_of: Callable[[str], str]) -> list[str]:

@@ -18,10 +18,10 @@ from kerasimg.cli.options import (
     OnBadImage,
     RunArgument,
     RunData,
+    export_step,
     keras_loaded,
     out_option,
     part_option,
-    to_export,
     top_option,
 )
 from kerasimg.cli.output import echo, print_json, print_next, print_result
@@ -56,7 +56,8 @@ def evaluate(
         from kerasimg.evaluation.score_table import print_scores
     with waiting("evaluating", as_json):
         scores = evaluate(run, data=data, part=part, out=out, on_bad_image=on_bad_image.value).to_dict()
-    print_result("evaluate", scores, lambda: print_scores(scores, run=run), as_json, to_export(run, data), run=run)
+    options, names = export_step(run, data)
+    print_result("evaluate", scores, lambda: print_scores(scores, run=run), as_json, options, **names)
 
 
 @commands.command()
@@ -254,7 +255,8 @@ def explain(
         for map_, path, seen in pairs
     ]
     text = [f"{map_.file}: {map_.target} {map_.probability:.3f} -> {path}" for map_, path, _ in pairs]
-    print_result("explain", rows, text, as_json, to_export(run, None), run=run)
+    following, names = export_step(run, None)
+    print_result("explain", rows, text, as_json, following, **names)
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from kerasimg import log
 from kerasimg.data.groups import group_names, group_numbers, require_apart
 from kerasimg.data.index import Items, Labels
 from kerasimg.data.items import PART_NAMES, Item, ManyFaults, Part
@@ -29,7 +30,7 @@ from kerasimg.data.ledger import Ledger, hexadecimal
 from kerasimg.data.parallel import each
 from kerasimg.data.readers.image_store import Stacked
 from kerasimg.data.source import Source
-from kerasimg.errors import DataError, Fault
+from kerasimg.errors import DataError, Fault, listed
 from kerasimg.spec.document import Group
 
 
@@ -110,8 +111,8 @@ def record(
     }
 
 
-def same_image_other_labels(images: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Returns the ids of images with the same content and different labels, one pair per content.
+def warn_of_other_labels(images: Iterable[Mapping[str, Any]]) -> None:
+    """Warns of images with the same content and different labels.
 
     images: as `record` describes them.
     """
@@ -121,7 +122,9 @@ def same_image_other_labels(images: Iterable[Mapping[str, Any]]) -> list[tuple[s
         first = firsts.setdefault(image["sha256"], image)
         if sorted(first["labels"]) != sorted(image["labels"]):
             pairs.setdefault(image["sha256"], (first["id"], image["id"]))
-    return list(pairs.values())
+    if pairs:
+        named = listed([" = ".join(pair) for pair in pairs.values()], 3)
+        log.warning(f"the same image with different labels: {named}; keep one (kerasimg data check lists all)")
 
 
 def fingerprint(item: Item) -> str:

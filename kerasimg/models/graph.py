@@ -68,7 +68,7 @@ class Graph:
         self.budget = budget
         self.given_weights = given_weights
         self.prefix = prefix
-        self.faults = Faults(dict(spec.document), spec.origins)
+        self.faults = Faults(dict(spec.document), spec.origins, spec.file)
         self.layers: dict[str, Any] = {}
         self.padding: dict[str, Any] = {}
         """Name of a call -> the layer that pads what enters its layer."""

@@ -62,7 +62,7 @@ def extended(
     edits = document.get("set", {})
     if not isinstance(edits, dict):
         raise refuse("set", f"expected an object of values by path, got {kind_of(edits)}")
-    faults = Faults(document, origins)
+    faults = Faults(document, origins, found.label)
     rest = {key: value for key, value in document.items() if key not in ("set", "extends")}
     made = edit(rest, without_comments(edits), origins, found.label, faults.report)
     if len(faults):

@@ -188,7 +188,7 @@ def _make(
     within: Within | None = None,
 ) -> Spec:
     within = within or Within((), {})
-    faults = Faults(document, origins)
+    faults = Faults(document, origins, file)
     params, edits = settle(document, params or {}, edits or {}, faults.report, settings=not within.chain)
     written = edit(document, edits, origins, "--set", faults.report)
     faults.document = written

@@ -63,9 +63,11 @@ class _Origin:
 class Faults:
     """Collects every fault of a document, each once, with its path as the document's reader sees it."""
 
-    def __init__(self, document: dict[str, Any], origins: Origins) -> None:
+    def __init__(self, document: dict[str, Any], origins: Origins, file: str) -> None:
         self.document = document
         self.origins = origins
+        self.file = file
+        """The file that a user named, where a fault is of the document as a whole."""
         self.moved: dict[Path, Path] = {}
         """Path of a chosen option's content -> its path in the document as written."""
         self.faulty: set[Path] = set()
@@ -81,10 +83,11 @@ class Faults:
             if path[:length] in self.moved:
                 path = self.moved[path[:length]] + path[length:]
                 break
-        self._found[Fault(self.origins.of(path), show_path(self.document, path), message)] = None
+        origin = self.origins.of(path) if path else self.file
+        self._found[Fault(origin, show_path(self.document, path), message)] = None
         self._reports += 1
         if len(self._found) >= MAX_FAULTS or self._reports >= MAX_REPORTS:
-            raise SpecError([*self, Fault(self.origins.file, "", "and perhaps more: not all was checked")])
+            raise SpecError([*self, Fault(self.file, "", "and perhaps more: not all was checked")])
 
     def below(self, path: Path) -> Report:
         """A `report` whose paths begin at `path`."""

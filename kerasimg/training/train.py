@@ -22,8 +22,8 @@ from kerasimg.compile_cache import TOTAL, Compilations
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.sources import Data
-from kerasimg.data.split import same_image_other_labels
-from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError, counted, listed
+from kerasimg.data.split import warn_of_other_labels
+from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError, counted
 from kerasimg.escaping import command
 from kerasimg.evaluation.calibrate import fitted_to
 from kerasimg.evaluation.evaluate import Chosen, answered, evaluate_images, trained_on
@@ -110,9 +110,7 @@ def train(
     run = create_folder(out, spec.name, lambda draft: write_start(draft, spec, source.classes, data_record, call))
     if first_spec is not None:
         run.write_first_spec(first_spec)
-    if pairs := same_image_other_labels(data_record["images"]):
-        pairs_named = listed(map(" = ".join, pairs), 3)
-        log.warning(f"the same image with different labels: {pairs_named}; keep one (kerasimg data check lists all)")
+    warn_of_other_labels(data_record["images"])
     counts = ", ".join(f"{part} {len(indices):,}" for part, indices in parts.items())
     log.info(f"training {counts} -> {run.path}", **{log.RUN: str(run.path)})
     if spec.task == "multilabel":

@@ -21,7 +21,7 @@ from kerasimg.catalog import Reference, load, locate
 from kerasimg.data.items import PART_NAMES
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, is_in_memory
-from kerasimg.data.split import record
+from kerasimg.data.split import record, warn_of_other_labels
 from kerasimg.errors import CallError, Fault, SpecError, counted
 from kerasimg.files import damaged, read_object, write_json
 from kerasimg.run_folder import DATA, SPEC, RunFolder, not_a_folder_of
@@ -364,6 +364,7 @@ def begin(
         write_json(draft.path / CALL, call_record)
 
     folder = create_folder(out, f"{spec.name}-tune", fill).path
+    warn_of_other_labels(recorded["images"])
     return Task(folder, spec, data, call_record)
 
 

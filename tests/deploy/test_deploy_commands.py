@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,19 @@ def test_verify_prints_every_model_and_sets_the_exit_code(command: Command, expo
     (folder / PAGE).write_text("")  # as a web bundle has it
     assert command("run", "verify", folder).out.splitlines()[-1] == f"Next: open {folder / PAGE} in a browser"
     assert command("run", "verify", folder / "vectors").code == 2
+
+
+def test_a_model_is_not_to_be_exported_again_where_its_bundle_is_up_to_date(
+    command: Command, run: Run, exported: dict[str, Bundle], tmp_path: Path
+):
+    folder = Path(shutil.copytree(run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("export")))
+    step = command("run", "report", folder).out.splitlines()[-1]
+    assert step.startswith(f"Next: kerasimg export {folder} --to litert")
+    bundle = Path(shutil.copytree(exported["litert"].folder, folder / "export" / "litert"))
+    assert command("run", "report", folder).out.splitlines()[-1] == f"Next: kerasimg run verify {bundle}"
+    command("run", "calibrate", folder)
+    step = command("run", "report", folder).out.splitlines()[-1]
+    assert step.startswith(f"Next: kerasimg export {folder} --to litert")
 
 
 def test_measure_prints_a_table_or_json(command: Command, run: Run):

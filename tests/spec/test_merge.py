@@ -118,7 +118,7 @@ def test_a_path_is_shown_with_what_its_list_items_are():
 
 
 def test_a_fault_is_reported_once_at_the_chosen_option():
-    faults = Faults({}, Origins("spec.json"))
+    faults = Faults({}, Origins("spec.json"), "spec.json")
     faults.moved = {("model", 0): ("model", 0, "$choice", "a")}
     faults.faulty = {("params", "x")}
     for _ in range(3):

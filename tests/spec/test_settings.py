@@ -1,5 +1,7 @@
 """`epochs`, `size`, `batch_size`, `lr`, `task` mean the same for every spec; an unknown name suggests the one meant."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +73,13 @@ def test_a_spec_that_is_loaded_again_keeps_settings_and_takes_others():
 def test_an_edit_by_path_goes_before_a_setting():
     loaded = catalog.load("mobilenet", num_classes=2, epochs=6, overrides={"fit.stages.1.epochs": 9})
     assert [stage.epochs for stage in loaded.fit.stages] == [2, 9]
+
+
+def test_an_unknown_param_is_a_fault_of_the_spec_that_was_named_and_not_of_its_parent(tmp_path: Path):
+    child = tmp_path / "mine.json"
+    child.write_text(json.dumps({"kerasimg": 1, "extends": "recipes/transfer"}))
+    with pytest.raises(SpecError, match=r"mine\.json: no param 'epoch'; did you mean 'epochs'"):
+        catalog.load(child, epoch=3)
 
 
 def test_a_backbone_takes_its_own_params_alone():

@@ -216,6 +216,16 @@ def test_a_process_that_holds_much_memory_is_replaced_by_another(listen, search,
     assert [row["val_accuracy"] for row in table(result)] == [row["val_accuracy"] for row in table(alone)]
 
 
+def test_a_search_warns_of_the_same_image_with_different_labels(listen, searched, tmp_path, images):
+    photos = images(tmp_path / "photos", {"red": 10, "blue": 10})
+    (photos / "blue" / "copy.png").write_bytes((photos / "red" / "00.png").read_bytes())
+    messages = []
+    listen(messages.append)
+    searches.tune(searched({"max_trials": 1}), data=photos, out=tmp_path)
+    named = [line for line in messages if "the same image with different labels: blue/copy.png = red/00.png" in line]
+    assert len(named) == 1
+
+
 def test_a_search_is_resumed_only_with_the_same_images(listen, searched, few, tmp_path, images):
     def interrupt(line):
         if line.startswith("trial 1 of"):
