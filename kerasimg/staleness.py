@@ -161,23 +161,27 @@ def bundles(run: Path) -> list[Path]:
 
 
 def stale_bundle(folder: Path) -> Stale | None:
-    """Whether a bundle belongs to an earlier state of its run's model; None if not, or if the run cannot be reached.
-
-    The run is the folder around `export/`; of a bundle elsewhere, the one to which its manifest stores the path.
-    """
+    """Whether a bundle belongs to an earlier state of its run's model; None if not, or if the run cannot be reached."""
     root = folder.resolve()
-    content = _object(root / BUNDLE_MANIFEST)
-    inside = root.parent.name == EXPORT
-    stored = content.get("run")
-    if not inside and not isinstance(stored, str):
-        return None
-    files = RunFolder(root.parent.parent if inside else (root / str(stored)).resolve())
-    why = _bundle_change(content, files)
-    if why is None:
+    content, files = _object(root / BUNDLE_MANIFEST), run_of_bundle(folder)
+    why = None if files is None else _bundle_change(content, files)
+    if files is None or why is None:
         return None
     run, out = shlex.quote(path_from_here(files.path)), shlex.quote(path_from_here(root.parent))
     command = f"export {run} --to {shlex.quote(str(content.get('target', root.name)))}"
-    return Stale(folder, why, command if inside else f"{command} --out {out}")
+    return Stale(folder, why, command if root.parent.name == EXPORT else f"{command} --out {out}")
+
+
+def run_of_bundle(folder: Path) -> RunFolder | None:
+    """Returns the run of a bundle: the folder around `export/`; elsewhere, that to which the manifest stores the path.
+
+    None if it stores none; the run may be gone.
+    """
+    root = folder.resolve()
+    if root.parent.name == EXPORT:
+        return RunFolder(root.parent.parent)
+    stored = _object(root / BUNDLE_MANIFEST).get("run")
+    return RunFolder((root / stored).resolve()) if isinstance(stored, str) else None
 
 
 def warn_of_stale(run: RunReference | None) -> None:

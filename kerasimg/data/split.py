@@ -20,7 +20,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from kerasimg import log
 from kerasimg.data.groups import group_names, group_numbers, require_apart
@@ -30,7 +29,7 @@ from kerasimg.data.ledger import Ledger, hexadecimal
 from kerasimg.data.parallel import each
 from kerasimg.data.readers.image_store import Stacked
 from kerasimg.data.source import Source
-from kerasimg.errors import DataError, Fault, listed
+from kerasimg.errors import DataError, Fault, counted, listed
 from kerasimg.spec.document import Group
 
 
@@ -127,6 +126,21 @@ def warn_of_other_labels(images: Iterable[Mapping[str, Any]]) -> None:
         log.warning(f"the same image with different labels: {named}; keep one (kerasimg data check lists all)")
 
 
+def count_trained(recorded: Mapping[str, Any], hashes: Iterable[str]) -> int:
+    """Returns how many images, by their SHA-256, were trained on.  recorded: the run's data, as `record` has it."""
+    trained = {image["sha256"] for image in recorded["images"] if image["part"] == "train"}
+    return sum(digest in trained for digest in hashes)
+
+
+def trained_words(count: int, images: int) -> str:
+    """Returns a warning: that many of the evaluated images were trained on.  images: number of these."""
+    return (
+        f"{count:,} of {counted(images, 'image')} {'was' if count == 1 else 'were'} trained on (the same content, by "
+        "SHA-256), and a model does better on those than on new ones; use other images (where a data set has copies, "
+        "kerasimg data check --fix-list keeps one of each)"
+    )
+
+
 def fingerprint(item: Item) -> str:
     """SHA-256 of the image's file, or of its pixels if it is an array."""
     image = item.image
@@ -185,6 +199,8 @@ def _draw_groups(source: Source, pool: np.ndarray, count: int, groups: np.ndarra
     Groups are visited in an order drawn from the seed. A group is taken if no class exceeds its share; in a second
     round, if it brings the classes closer to their shares, by the sum of (wanted - taken)^2 / all over the classes.
     """
+    from scipy.sparse import csr_array  # 0.2 s, and most data has no groups
+
     labels = source.columns.labels.take(pool)
     of_groups = csr_array(
         (np.ones(len(labels.codes)), (groups[pool][labels.owners()], labels.codes)),

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, listed
 from kerasimg.files import write_json
+from kerasimg.run_folder import EXPORT
 from kerasimg.spec.document import Task
 from kerasimg.spec.pack import Digest, KnownRule, SetRule
 
@@ -207,9 +208,9 @@ def read(path: Path) -> Manifest:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise CallError(
-            f"'{path.parent}' is not a bundle: it has no {FILE}; `kerasimg export` writes bundles"
-        ) from None
+        below = [f"'{each.parent}'" for each in sorted(path.parent.glob(f"{EXPORT}/*/{FILE}"))]
+        advice = f"these are: {listed(below)}" if below else "`kerasimg export` writes bundles"
+        raise CallError(f"'{path.parent}' is not a bundle: it has no {FILE}; {advice}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CallError(f"'{path}' cannot be read: {error}") from None
     try:

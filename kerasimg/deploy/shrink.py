@@ -16,6 +16,7 @@ the original's test images, and compared with the original there. The ladder end
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -165,11 +166,28 @@ def shrink(
     held = [(row, folder) for row, folder in ladder.rows if row.holds]
     if not held:
         limits = [f"{limit:g} {unit}" for limit, unit in ((to_kb, "kB"), (to_ms, "ms")) if limit is not None]
-        lines = "\n".join(as_lines(rungs))
+        lines = "\n".join([*as_lines(rungs), *_advice(ladder, original.path)])
         raise GateError(f"no model within {', '.join(limits)} loses at most {max_drop:g} of the accuracy:\n{lines}")
     row, folder = min(held, key=lambda each: (each[0].p50_ms if to_kb is None else each[0].bytes, each[0].drop))
     [bundle] = export(folder, to, precision=row.precision, data=data, same=0.0, accuracy_drop=1.0, verbose=verbose)
     return Shrunk(bundle, row, rungs)
+
+
+def _advice(ladder: _Ladder, original: Path) -> list[str]:
+    """What to do where no model holds, in lines: which limit would do for what was tried, and where it was stored."""
+    rows, lines = [row for row, _ in ladder.rows], []
+    if kept := [row for row in rows if ladder.keeps(row.drop)]:
+        small = min(kept, key=lambda row: row.bytes)
+        size, time = math.ceil(small.bytes / 1000), math.ceil(10 * small.p50_ms) / 10
+        needed = [f"--to-kb {size}"] * (ladder.to_kb is not None) + [f"--to-ms {time:g}"] * (ladder.to_ms is not None)
+        lines.append(f"{small.model} in {small.precision} loses no more: {' '.join(needed)}")
+    if fitting := [row for row in rows if ladder.fits(row.bytes, row.p50_ms)]:
+        best = min(fitting, key=lambda row: row.drop)
+        drop = math.ceil(1000 * best.drop) / 1000
+        lines.append(f"{best.model} in {best.precision} is small enough: --max-drop {drop:g}, or more --epochs")
+    if trained := dict.fromkeys(folder for _, folder in ladder.rows if folder != original):
+        lines.append(f"models that were trained are runs: {', '.join(map(str, trained))}")
+    return lines
 
 
 def as_lines(rungs: Sequence[Rung]) -> list[str]:

@@ -27,8 +27,7 @@ from kerasimg.errors import CallError, Fault, GateError, counted
 from kerasimg.evaluation.predictions import decide, read_predictions
 from kerasimg.log import Verbose
 from kerasimg.results import Result, accuracy_key, figure_words
-from kerasimg.run_folder import RunFolder
-from kerasimg.staleness import stale_bundle
+from kerasimg.staleness import run_of_bundle, stale_bundle
 
 LOADED = 64
 """Number of images decoded per batch."""
@@ -94,6 +93,8 @@ def verify(
     pixels = _compare_pixels(vectors, opened)
     source = None if data is None else _test_split(open_source(data, opened.task, classes=opened.classes))
     reference = None if source is None else _expected(opened, source, expected)
+    if source is not None and reference is None:
+        _warn_of_trained(opened, source)
     result = Verified(opened, pixels, [], [], {})
     for model in opened.models:
         runtime = open_here(opened, model)
@@ -200,12 +201,25 @@ def _test_split(source: Source) -> Source:
     return source.only(test) if len(test) else source
 
 
+def _warn_of_trained(bundle: Bundle, source: Source) -> None:
+    """Warns if the images on which an accuracy is measured were trained on, or says that this is not known."""
+    from kerasimg.data.split import content_hashes, count_trained, trained_words  # it loads SciPy
+
+    run = run_of_bundle(bundle.folder)
+    recorded = None if run is None else run.data()
+    if recorded is None:
+        log.once("a bundle has no list of the images that its model was trained on: use others than those")
+    elif count := count_trained(recorded, content_hashes(source, np.arange(len(source)))):
+        log.warning(trained_words(count, len(source)))
+
+
 def _expected(bundle: Bundle, source: Source, expected: str | os.PathLike[str] | None) -> Reference | None:
     """Returns the predictions of the trained model for these images; None if there are none."""
-    own = RunFolder(bundle.folder.resolve().parent.parent).evaluation.predictions_file
-    if expected is None and not own.is_file():
+    run = run_of_bundle(bundle.folder)
+    own = None if run is None else run.evaluation.predictions_file
+    if expected is None and (own is None or not own.is_file()):
         return None
-    path = Path(own if expected is None else expected)
+    path = Path(own if expected is None else expected)  # type: ignore[arg-type]  # own is a file, or expected is given
     try:
         predictions = read_predictions(path, bundle.task)
     except (OSError, ValueError, KeyError, StopIteration) as error:

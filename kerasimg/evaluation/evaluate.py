@@ -22,7 +22,7 @@ from kerasimg.data.readable import LEAVE_OUT, OnBadImage, list_others, require_r
 from kerasimg.data.readers.soft_labels import PREFIX
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, is_in_memory, open_recorded, open_source
-from kerasimg.data.split import content_hashes, fingerprint
+from kerasimg.data.split import content_hashes, count_trained, fingerprint, trained_words
 from kerasimg.errors import CallError, Fault, counted, listed, nearest
 from kerasimg.evaluation.intervals import described, intervals
 from kerasimg.evaluation.measures import precision_recall_curve, roc_curve
@@ -123,7 +123,7 @@ def evaluate_images(
     every = known_group_numbers(source, classifier.spec.fit.group)
     groups = None if every is None else every[np.asarray(indices, np.int64)]
     classes, task, thresholds = classifier.classes, classifier.spec.task, classifier.thresholds
-    notes = [*([_trained_on_words(seen, len(truth))] if seen else []), *_missing_classes(truth, classes, task)]
+    notes = [*([trained_words(seen, len(truth))] if seen else []), *_missing_classes(truth, classes, task)]
     for note in notes:
         warning(note)
     found = {
@@ -173,7 +173,8 @@ def _missing_classes(truth: np.ndarray, classes: Sequence[str], task: Task) -> l
     )
     return [
         f"{which} no image among the {counted(len(truth), 'evaluated image')}, so how well such images are recognised "
-        "is unknown; evaluate with images of every class"
+        "is unknown: where such a class is predicted, macro averages count it as 0, and balanced accuracy leaves it "
+        "out; evaluate with images of every class"
     ]
 
 
@@ -185,24 +186,14 @@ def trained_on(classifier: Classifier, asked: Chosen, *, own: bool = False) -> i
     record = None if classifier.folder is None else RunFolder(classifier.folder).data()
     if record is None:
         return 0
-    images = record["images"]
-    trained = {image["sha256"] for image in images if image["part"] == "train"}
-    recorded = (image["sha256"] for image in images if image["part"] == asked.part)
-    return sum(digest in trained for digest in (recorded if own else content_hashes(asked.source, asked.indices)))
-
-
-def _trained_on_words(count: int, images: int) -> str:
-    return (
-        f"{count:,} of {counted(images, 'image')} {'was' if count == 1 else 'were'} trained on (the same content, by "
-        "SHA-256), and a model does better on those than on new ones; use other images (where a data set has copies, "
-        "kerasimg data check --fix-list keeps one of each)"
-    )
+    recorded = (image["sha256"] for image in record["images"] if image["part"] == asked.part)
+    return count_trained(record, recorded if own else content_hashes(asked.source, asked.indices))
 
 
 def warn_of_trained(classifier: Classifier, asked: Chosen, data: Data | None) -> None:
     """Warns if images that a user gave were trained on: a rule that is fitted to their predictions is too sure."""
     if data is not None and (count := trained_on(classifier, asked)):
-        warning(_trained_on_words(count, len(asked.indices)))
+        warning(trained_words(count, len(asked.indices)))
 
 
 def scores_with_intervals(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -63,10 +64,8 @@ class Explanation(Result):
     """How the one became the other."""
 
     def _repr_html_(self) -> str:
-        buffer = io.BytesIO()
-        self.overlay().save(buffer, "PNG")
         shown = f"{self.file}: {self.target} ({self.probability:.3f}, {self.method})"
-        data = base64.b64encode(buffer.getvalue()).decode()
+        data = base64.b64encode(_png(self.overlay())).decode()
         return f'<figure><img src="data:image/png;base64,{data}"><figcaption>{escape(shown)}</figcaption></figure>'
 
     def overlay(self, opacity: float = OPACITY) -> PIL.Image.Image:
@@ -167,23 +166,29 @@ def explain(
 def save(explanations: Sequence[Explanation], out: str | os.PathLike[str]) -> list[Path]:
     """Writes `NAME.METHOD.png` and `NAME.METHOD.seen.png` for each into a folder, created if missing; gives the paths.
 
-    NAME is the image's, without extension; of images with the same name, a number is added.
+    NAME is the image's, without extension; where other maps have it, of this call or an earlier one, with a number.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    taken: set[str] = set()
     for each in explanations:
         stem = Path(each.file).stem.strip("[]") or "image"
-        name, number = stem, 1
-        while name in taken:
-            number += 1
-            name = f"{stem}-{number}"
-        taken.add(name)
-        for ending, img in (("png", each.overlay_on_original()), ("seen.png", each.overlay())):
-            written.append(folder / f"{name}.{each.method}.{ending}")
-            img.save(written[-1])
+        maps = [_png(each.overlay_on_original()), _png(each.overlay())]
+        for name in itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2))):
+            paths = [folder / f"{name}.{each.method}.{ending}" for ending in ("png", "seen.png")]
+            there = [path.read_bytes() if path.is_file() else None for path in paths]
+            if paths[0] not in written and there in ([None, None], maps):
+                break
+        for path, drawn in zip(paths, maps, strict=True):
+            path.write_bytes(drawn)
+        written += paths
     return written
+
+
+def _png(drawn: PIL.Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    drawn.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _classifier(run: Any, method: str) -> Any:

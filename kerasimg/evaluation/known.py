@@ -43,6 +43,7 @@ SET = 999
 """Most held-out images that set the limit."""
 TRIED = 200
 """Most held-out images on which the score is chosen; they do not set the limit."""
+LARGEST_SHARE = 0.5
 CENTRES, NEIGHBOUR = 512, 3
 """Training images to which "distance" compares, and which neighbour counts."""
 WIDEST = 16_384
@@ -54,6 +55,12 @@ DIRECTIONS, DIRECTION_VALUES = 64, 65_536
 def least_images(share: float) -> int:
     """The number of held-out images from which on a rule is fitted: 100 for 5 %, so that 4 or more of them set it."""
     return math.ceil(round(LEAST_OF_SHARE / share, 9))
+
+
+def _possible_share(images: int) -> str:
+    """The advice to ask for the smallest share that this number of held-out images allows; empty if none does."""
+    share = math.ceil(100 * LEAST_OF_SHARE / max(images, 1)) / 100
+    return f"ask for a larger share (--share {share:g}), or " if share <= LARGEST_SHARE else ""
 
 
 def known(
@@ -97,15 +104,15 @@ def known(
         RunFolder(file.parent).known_file.unlink(missing_ok=True)
         set_decisions(file, replace(classifier, known=None))
         return KnownImages.of({"rule": None})
-    if not 0 < share <= 0.5:
-        raise CallError(f"share: expected a share above 0 and at most 0.5, got {share:g}")
+    if not 0 < share <= LARGEST_SHARE:
+        raise CallError(f"share: expected a share above 0 and at most {LARGEST_SHARE}, got {share:g}")
     if method not in ("auto", *METHODS):
         raise CallError(f"no method '{method}'{nearest(method, METHODS)} (methods: auto, {', '.join(METHODS)})")
     trained, held = _parts(classifier, data)
     if len(held.indices) < least_images(share):
         raise CallError(
             f"known: a share of {share:g} needs {counted(least_images(share), 'held-out image')}, and there are "
-            f"{len(held.indices)}; ask for a larger share (--share), or give more images (--data)"
+            f"{len(held.indices)}; {_possible_share(len(held.indices))}give more images (--data)"
         )
     warn_of_trained(classifier, held, data)
     fitted, content = fit_known(classifier, trained, held, share, method)

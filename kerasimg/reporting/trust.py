@@ -161,11 +161,9 @@ def _data_map(predictions: Predictions, classifier: Classifier, album: Album) ->
         "suspects": _thumbnails(
             album,
             found,
-            [
-                (name, f"{suspect[name]['given']}, likely {suspect[name]['suggested']}")
-                for name in suspect
-                if name in ids
-            ][:SHOWN],
+            [(name, f"{suspect[name]['given']}, or {suspect[name]['suggested']}?") for name in suspect if name in ids][
+                :SHOWN
+            ],
         ),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kerasimg.errors import nearest
 from kerasimg.spec.expressions import is_expression
 from kerasimg.spec.locations import Path
 from kerasimg.spec.reader import is_comment
@@ -57,7 +58,7 @@ def unused_names(document: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     used = names_in({key: value for key, value in document.items() if key != "blocks"})
     used |= names_in([body for name, body in blocks.items() if name in used_blocks])
     for name in [name for name in params if name not in used and name not in GIVEN]:
-        yield ("params", name), "no expression uses this param: it changes nothing"
+        yield ("params", name), f"no expression uses this param: it changes nothing{nearest(name, used)}"
 
 
 def _unused_in_block(name: str, body: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
@@ -67,7 +68,8 @@ def _unused_in_block(name: str, body: Mapping[str, Any]) -> Iterator[tuple[Path,
         for key in names:
             if not is_comment(key) and key not in used:
                 what = "argument" if part == "args" else "name"
-                yield ("blocks", name, part, key), f"no expression of the block uses this {what}: it changes nothing"
+                message = f"no expression of the block uses this {what}: it changes nothing{nearest(key, used)}"
+                yield ("blocks", name, part, key), message
 
 
 def _reached(roots: Any, blocks: Mapping[str, Any], document: Mapping[str, Any]) -> set[str]:

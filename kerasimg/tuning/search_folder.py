@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerasimg import log
 from kerasimg.backend import BACKENDS, versions
 from kerasimg.catalog import Reference, load, locate
 from kerasimg.data.items import PART_NAMES
@@ -364,6 +365,8 @@ def begin(
         write_json(draft.path / CALL, call_record)
 
     folder = create_folder(out, f"{spec.name}-tune", fill).path
+    for note in spec.warnings:
+        log.warning(str(note))
     warn_of_other_labels(recorded["images"])
     return Task(folder, spec, data, call_record)
 

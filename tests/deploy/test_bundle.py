@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from kerasimg.api import Run
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.errors import CallError, WeightsError
 
@@ -102,3 +103,8 @@ def test_link_out_of_the_bundle_is_refused(copy: Callable[[str], Path], tmp_path
 def test_folder_without_a_manifest_is_not_a_bundle(tmp_path: Path):
     with pytest.raises(CallError, match="is not a bundle"):
         Bundle.open(tmp_path / "gone")
+
+
+def test_the_bundles_of_a_run_are_named_where_the_run_is_given(exported: dict[str, Bundle], run: Run):
+    with pytest.raises(CallError, match=r"is not a bundle: .*; these are: '.*export/\w+', "):
+        Bundle.open(run.folder)

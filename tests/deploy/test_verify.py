@@ -48,6 +48,13 @@ def test_other_images_are_compared_with_the_predictions_of_the_run(
     assert result.accuracy == {"model.onnx": 1.0}
     assert result.data == []
     assert caplog.messages[-1] == f"model.onnx: accuracy 1.0000 on 9 images of {manifest}"
+    assert not any("trained on" in message for message in caplog.messages)
+    first = next(image for image in record["images"] if image["part"] == "train")
+    trained = {"path": str(Path(record["where"]) / first["id"]), "label": first["labels"][0]}
+    some = run.folder / "some.jsonl"
+    some.write_text("\n".join(json.dumps(row) for row in [*rows, trained]))
+    kerasimg.verify(exported["onnx"], data=some)
+    assert any("warning: 1 of 10 images was trained on" in message for message in caplog.messages)
     predictions = run.folder / "expected.csv"
     text = (run.folder / "evaluation" / "predictions.csv").read_text()
     for image, row in zip(test, rows, strict=True):

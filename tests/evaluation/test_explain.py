@@ -350,6 +350,14 @@ def test_overlays_are_written_at_both_sizes(classifier: Classifier, shown: Cues,
         "one-2.hires_cam.png": (80, 40),
         "one-2.hires_cam.seen.png": (SIDE, SIDE),
     }
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    kerasimg.explain(classifier, files, "hires_cam", out=tmp_path / "out")  # the same maps
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    kerasimg.explain(classifier, files[1:], "hires_cam", CLASSES[0], out=tmp_path / "out")
+    kerasimg.explain(classifier, files[1:], "hires_cam", CLASSES[1], out=tmp_path / "out")
+    after = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert after.items() > before.items()  # no map of an earlier call is replaced
+    assert tmp_path / "out" / "one-3.hires_cam.png" in after
 
 
 @pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])

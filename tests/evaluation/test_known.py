@@ -154,7 +154,10 @@ def test_evaluation_of_other_images_says_how_far_they_are(make_run, lists, tmp_p
     [
         ({"share": 0.6}, "share: expected a share above 0 and at most 0.5, got 0.6"),
         ({"method": "energi"}, "no method 'energi'; did you mean 'energy'"),
-        ({"share": 0.05}, "a share of 0.05 needs 100 held-out images, and there are 60"),
+        (
+            {"share": 0.05},
+            "a share of 0.05 needs 100 held-out images, and there are 60; ask for a larger share .--share 0.09.",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(make_run, arguments, message):

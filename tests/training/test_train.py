@@ -311,6 +311,15 @@ def test_the_log_is_short_and_in_order(listen: Any, tiny: Any, tmp_path: Path):
     assert json.loads((run.folder / "data.json").read_text())["where"] == "arrays"
 
 
+def test_a_param_that_nothing_uses_is_warned_of(listen: Any, train: Train, tiny: Any, tmp_path: Path):
+    messages: list[str] = []
+    listen(messages.append)
+    mistyped = tiny(fit=ONE_EPOCH, params={"num_classes": 2, "num_clases": 3})
+    train(mistyped, data=arrays(), out=tmp_path)
+    [line] = [line for line in messages if line.startswith("warning: ")]
+    assert "params.num_clases: no expression uses this param: it changes nothing; did you mean 'num_classes'?" in line
+
+
 def test_a_full_cache_of_decoded_images_is_logged(listen: Any, train: Train, tiny: Any, colours: Path, tmp_path: Path):
     messages: list[str] = []
     listen(messages.append)
