@@ -299,6 +299,8 @@ def export_step(run: Path, data: str | None) -> tuple[list[str], dict[str, Path]
     """The options and names of the step after a look at a model: its export, or a check of one that is up to date."""
     from kerasimg.staleness import bundles, stale_bundle
 
+    if data is None and not run.exists():
+        return [], {}  # a pretrained model of the zoo, for whose classes a user rarely has images
     up_to_date = next((folder for folder in bundles(run) if stale_bundle(folder) is None), None)
     return (to_export(run, data), {"run": run}) if up_to_date is None else ([], {"bundle": up_to_date})
 

@@ -211,8 +211,8 @@ def _resize(summary: Summary) -> tuple[ResizePolicy, str]:
     if wide <= SAME_SHAPE * narrow:
         return "stretch", "the images have similar aspect ratios, so stretching is harmless"
     return "pad", (
-        f"the aspect ratios differ ({narrow:.2f} to {wide:.2f}): padding neither distorts nor cuts off anything; "
-        "'crop' takes the centre instead"
+        f"the aspect ratios differ (80 % are {narrow:.2f} to {wide:.2f}): padding neither distorts nor cuts off "
+        "anything; 'crop' takes the centre instead"
     )
 
 

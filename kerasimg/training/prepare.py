@@ -224,6 +224,7 @@ def _epochs_for_few_images(draft: Spec, source: Source) -> dict[str, Any]:
         f"epochs: {after} instead of the recipe's {before}, since {about}{counted(images, 'training image', 'are')} "
         f"only {counted(steps, 'step')} per epoch; train and tune take another number: "
         + " ".join(f"--set {name}=N" for name in usual)
+        + f" (in Python {', '.join(f'{name}=N' for name in usual)})"
     )
     return {name: -(-value * after // before) for name, value in usual.items()}
 

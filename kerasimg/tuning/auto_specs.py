@@ -12,6 +12,7 @@ from kerasimg.data.summary import Summary
 from kerasimg.deploy.targets import target
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Task
+from kerasimg.spec.lint import unused_names
 from kerasimg.spec.reader import read
 from kerasimg.tuning.candidates import Candidate
 
@@ -150,4 +151,10 @@ class Specs:
         document["compile"] = {**document.get("compile", {}), "optimizer": {"type": "AdamW", "weight_decay": 0.01}}
         document["fit"] = {"batch_size": 32, "stages": [stage]}
         document["tune"] = self.tune()
-        return {key: value for key, value in document.items() if key not in ("expect", "card", "$schema", "extends")}
+        document = {
+            key: value for key, value in document.items() if key not in ("expect", "card", "$schema", "extends")
+        }
+        # Some params of the recipe, as the number of views, are of what was replaced.
+        unused = {path[1] for path, _ in unused_names(document) if path[0] == "params"}
+        document["params"] = {name: value for name, value in document["params"].items() if name not in unused}
+        return document

@@ -40,7 +40,7 @@ def test_the_log_names_the_epochs_and_the_way_to_choose(listen: Any):
     epochs("transfer", 156)
     assert lines == [
         "epochs: 75 instead of the recipe's 20, since about 109 training images are only 4 steps per epoch; "
-        "train and tune take another number: --set epochs=N"
+        "train and tune take another number: --set epochs=N (in Python epochs=N)"
     ]
 
 

@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 
 import kerasimg
+from kerasimg import catalog
 from kerasimg.errors import CallError, DataError, KerasimgError
 from kerasimg.reporting.auto_page import FEW_IMAGES, advice, write_auto_page
 from kerasimg.tuning import auto as autos
@@ -92,6 +93,12 @@ def test_auto_ends_with_a_run_a_spec_a_front_an_export_and_a_page(done):
     assert "report.html" in {path.name for path in done.folder.iterdir()}
     assert "What was tried" in done.report.read_text()
     assert "http" not in done.report.read_text().replace("http-equiv", "")
+
+
+def test_the_specs_of_all_steps_are_without_a_warning(done):
+    written = [*done.folder.rglob("spec.json"), *done.folder.rglob("best.json")]
+    assert any("finetune" in str(path) for path in written)
+    assert [path for path in written if catalog.load(path, partial=True).warnings] == []
 
 
 def test_the_result_is_no_worse_on_the_validation_images_than_the_recipe(done):

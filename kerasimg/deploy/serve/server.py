@@ -25,6 +25,7 @@ from kerasimg import log
 from kerasimg.backend import quiet_libraries
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import FILE
+from kerasimg.deploy.parity import line_of
 from kerasimg.deploy.serve.settings import NAMES, Settings, key_from_environment
 from kerasimg.deploy.targets import open_runtime, served, target
 from kerasimg.errors import CallError, KerasimgError, counted, nearest, needs
@@ -145,15 +146,21 @@ def _export_pack(pack: Path, to: str) -> Path:
 
 
 def _export(source: Path, out: Path, to: str) -> None:
-    """Exports in a separate process: this one must not load TensorFlow."""
+    """Exports in a separate process, since this one must not load TensorFlow, and logs the comparisons.
+
+    What that process prints as its result is left out: its next step is not one while the server runs.
+    """
     words = [sys.executable, "-m", "kerasimg", "export", str(source), "--to", to, "--out", str(out)]
     words.append("--allow-uncompared")  # a pack of an earlier version has no test vectors
-    if code := subprocess.run(words, check=False).returncode:
+    if code := subprocess.run(words, check=False, stdout=subprocess.DEVNULL).returncode:
         by_hand = command("export", source, "--to", to)
         raise KerasimgError(
             f"'{source}' could not be exported (exit code {code}); see the error above. To export it yourself, with "
             f"images in another place: {by_hand} --data DIR"
         )
+    bundle = Bundle.open(out / to, check=False)
+    for row in bundle.manifest.parity:
+        log.info(line_of(row, bundle.task))
 
 
 def create_worker_app() -> Any:

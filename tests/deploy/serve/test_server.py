@@ -327,6 +327,8 @@ def test_a_run_or_pack_without_an_export_is_exported_and_agrees_with_predict(
     (expected,) = kerasimg.predict(run, str(file))
     with start(tmp_path / "log", run.folder) as server:
         assert "making one: kerasimg export" in server.lines[0]
+        assert any(line.startswith("model_float32.tflite: differs by") for line in server.lines)
+        assert not any("Next: " in line for line in server.lines)  # the server runs: nothing comes next
         response = ask(server, file.read_bytes()).json()["predictions"][0]
     assert response["label"] == expected.label
     for one in response["classes"]:
