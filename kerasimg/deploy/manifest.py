@@ -11,9 +11,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from kerasimg.errors import CallError, listed
 from kerasimg.files import write_json
-from kerasimg.run_folder import EXPORT
 from kerasimg.spec.document import Task
 from kerasimg.spec.pack import Digest, KnownRule, SetRule
+from kerasimg.staleness import bundles
 
 FORMAT_VERSION = 1
 FILE = "manifest.json"
@@ -208,7 +208,7 @@ def read(path: Path) -> Manifest:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        below = [f"'{each.parent}'" for each in sorted(path.parent.glob(f"{EXPORT}/*/{FILE}"))]
+        below = [f"'{folder}'" for folder in bundles(path.parent)]
         advice = f"these are: {listed(below)}" if below else "`kerasimg export` writes bundles"
         raise CallError(f"'{path.parent}' is not a bundle: it has no {FILE}; {advice}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -18,6 +18,7 @@ from kerasimg.data.loading import Loader
 from kerasimg.data.readable import list_others
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, open_source
+from kerasimg.data.split import content_hashes, count_trained, trained_words
 from kerasimg.deploy.bundle import Bundle, Vector
 from kerasimg.deploy.manifest import ModelFile, Parity, Tolerance
 from kerasimg.deploy.parity import Bounds, Reference, accuracy, compare, latency, line_of, require, tolerance_of
@@ -203,8 +204,6 @@ def _test_split(source: Source) -> Source:
 
 def _warn_of_trained(bundle: Bundle, source: Source) -> None:
     """Warns if the images on which an accuracy is measured were trained on, or says that this is not known."""
-    from kerasimg.data.split import content_hashes, count_trained, trained_words  # it loads SciPy
-
     run = run_of_bundle(bundle.folder)
     recorded = None if run is None else run.data()
     if recorded is None:
