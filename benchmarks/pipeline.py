@@ -17,8 +17,9 @@ differ from the reference decoder by more than stated.
 With `--workers`, the 224x224 images are loaded by these numbers of worker processes (0: threads) instead: images per
 second of the first epoch and from the cache, with and without augmentation, and of the loader alone with the CPU time
 of the parent for an image, all its threads together. That time is an upper bound of how long an image holds the
-parent's interpreter lock, so its inverse is the rate beyond which more workers cannot help. `PyDataset` with processes
-and, where it is installed, `grain` load the same batches with the same decoder.
+parent's interpreter lock, so its inverse is the rate beyond which more workers cannot help. Where py-spy is installed,
+it samples for ten seconds how often a thread of the parent holds the lock; printed is that time for an image.
+`PyDataset` with processes and, where it is installed, `grain` load the same batches with the same decoder.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -45,6 +47,8 @@ import PIL.Image
 
 BATCH = 32
 DEGREES, SHIFT = 20, 0.2
+SAMPLES, SAMPLED_S = 500, 10
+"""Samples a second of the profiler, and its seconds."""
 READY = 8
 """Batches that may be ready or on their way."""
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -290,6 +294,20 @@ def loader_alone(root: Path, size: int, workers: int) -> tuple[float, float]:
         return measured(pool.map(lambda part: len(loader.load(part)), parts))
 
 
+def lock_held(root: Path, size: int, workers: int) -> float:
+    """Microseconds for an image in which a thread of this process holds the interpreter lock, sampled by py-spy."""
+    words = ["py-spy", "record", "--gil", "--nonblocking", "--rate", str(SAMPLES), "--duration", str(SAMPLED_S)]
+    words += ["--format", "raw", "--pid", str(os.getpid()), "--output"]
+    with tempfile.NamedTemporaryFile(suffix=".txt") as file:
+        profiler = subprocess.Popen([*words, file.name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(0.5)  # it attaches
+        rates = []
+        while profiler.poll() is None:
+            rates.append(loader_alone(root, size, workers)[0])
+        samples = sum(int(line.rsplit(" ", 1)[1]) for line in Path(file.name).read_text().splitlines())
+    return 1e6 * samples / (SAMPLES * SAMPLED_S) / statistics.median(rates)
+
+
 def py_dataset(root: Path, size: int, workers: int) -> tuple[float, float]:
     import keras
     from keras.src.trainers.data_adapters.py_dataset_adapter import OrderedEnqueuer
@@ -340,6 +358,8 @@ def by_workers(root: Path, size: int, count: int, numbers: list[int]) -> dict[st
     if importlib.util.find_spec("grain"):
         others["grain"] = grain_loader
     names = ["first epoch", "first epoch, augmented", "cached", "cached, augmented", "loader alone", "parent, us/image"]
+    profiled = shutil.which("py-spy") is not None
+    names += ["lock, us/image"] * profiled
     names += [f"{other}{what}" for other in others for what in (", images/s", ", parent us/image")]
     print(f"| workers | {' | '.join(names)} |\n|{' ---: |' * (len(names) + 1)}", flush=True)
     rows = {}
@@ -351,6 +371,7 @@ def by_workers(root: Path, size: int, count: int, numbers: list[int]) -> dict[st
             for augmented in (False, True)
         ]
         figures += loader_alone(root, size, workers)
+        figures += [lock_held(root, size, workers)] * profiled
         for other in others.values():
             figures += other(root, size, workers) if workers else (0.0, 0.0)
         rows[str(workers)] = dict(zip(names, figures, strict=True))
