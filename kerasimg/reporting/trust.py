@@ -146,6 +146,7 @@ def _data_map(predictions: Predictions, classifier: Classifier, album: Album) ->
         "binary" if predictions.probabilities.shape[-1] == 1 or predictions.probabilities.ndim == 1 else "multiclass",
     )
     suspect = {row["file"]: row for row in rows}
+    to_check = [(name, f"{row['given']}, or {row['suggested']}?") for name, row in suspect.items() if name in ids]
     truth = np.asarray(predictions.truth).reshape(-1).astype(int)[places]
     order = np.argsort(np.zeros(len(ids)) if p_values is None else p_values, kind="stable")
     outliers = [int(k) for k in order if outside[k]]
@@ -153,18 +154,12 @@ def _data_map(predictions: Predictions, classifier: Classifier, album: Album) ->
         "how": how,
         "n": len(places),
         "unknown": len(outliers),
-        "suspect": sum(name in suspect for name in ids),
+        "suspect": len(to_check),
         "classes": list(predictions.classes)[:COLOURS],
         "more": max(0, len(predictions.classes) - COLOURS),
         "drawing": _scatter(points, truth, outside, [name in suspect for name in ids], ids, predictions.classes),
         "outliers": _thumbnails(album, found, [(ids[k], predictions.classes[truth[k]]) for k in outliers[:SHOWN]]),
-        "suspects": _thumbnails(
-            album,
-            found,
-            [(name, f"{suspect[name]['given']}, or {suspect[name]['suggested']}?") for name in suspect if name in ids][
-                :SHOWN
-            ],
-        ),
+        "suspects": _thumbnails(album, found, to_check[:SHOWN]),
     }
 
 
