@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import io
+import itertools
 import json
 import os
 import shutil
@@ -278,8 +279,8 @@ class Decoded:
         return decode_fast(self.paths[index], Image(size=[self.size, self.size]))
 
 
-def loader_alone(root: Path, size: int, workers: int) -> tuple[float, float]:
-    """Images per second of `Loader`, and microseconds of the parent's CPU for an image."""
+def loaded(root: Path, size: int, workers: int) -> Iterator[int]:
+    """Yields, without end, the number of images of each batch that a `Loader` has loaded; its workers have started."""
     from kerasimg.data.loading import Loader
     from kerasimg.data.sources import open_source
     from kerasimg.spec.document import Image
@@ -291,21 +292,28 @@ def loader_alone(root: Path, size: int, workers: int) -> tuple[float, float]:
     parts = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
     with ThreadPoolExecutor(loader.batches_at_once(BATCH)) as pool:
         list(pool.map(lambda part: len(loader.load(part)), parts[: 2 * max(1, workers)]))  # starts the workers
-        return measured(pool.map(lambda part: len(loader.load(part)), parts))
+        while True:
+            yield from pool.map(lambda part: len(loader.load(part)), parts)
+
+
+def loader_alone(root: Path, size: int, workers: int, count: int) -> tuple[float, float]:
+    """Images per second of `Loader`, and microseconds of the parent's CPU for an image."""
+    counts = loaded(root, size, workers)
+    next(counts)
+    return measured(itertools.islice(counts, max(2, workers) * count // BATCH))
 
 
 def lock_held(root: Path, size: int, workers: int) -> float:
     """Microseconds for an image in which a thread of this process holds the interpreter lock, sampled by py-spy."""
     words = ["py-spy", "record", "--gil", "--nonblocking", "--rate", str(SAMPLES), "--duration", str(SAMPLED_S)]
     words += ["--format", "raw", "--pid", str(os.getpid()), "--output"]
+    counts = loaded(root, size, workers)
+    next(counts)
     with tempfile.NamedTemporaryFile(suffix=".txt") as file:
         profiler = subprocess.Popen([*words, file.name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(0.5)  # it attaches
-        rates = []
-        while profiler.poll() is None:
-            rates.append(loader_alone(root, size, workers)[0])
+        speed, _ = measured(itertools.takewhile(lambda _: profiler.poll() is None, counts))
         samples = sum(int(line.rsplit(" ", 1)[1]) for line in Path(file.name).read_text().splitlines())
-    return 1e6 * samples / (SAMPLES * SAMPLED_S) / statistics.median(rates)
+    return 1e6 * samples / (SAMPLES * SAMPLED_S) / speed
 
 
 def py_dataset(root: Path, size: int, workers: int) -> tuple[float, float]:
@@ -370,7 +378,7 @@ def by_workers(root: Path, size: int, count: int, numbers: list[int]) -> dict[st
             for cache in ("off", "memory")
             for augmented in (False, True)
         ]
-        figures += loader_alone(root, size, workers)
+        figures += loader_alone(root, size, workers, count)
         figures += [lock_held(root, size, workers)] * profiled
         for other in others.values():
             figures += other(root, size, workers) if workers else (0.0, 0.0)

@@ -216,9 +216,9 @@ def _expected(bundle: Bundle, source: Source, expected: str | os.PathLike[str] |
     """Returns the predictions of the trained model for these images; None if there are none."""
     run = run_of_bundle(bundle.folder)
     own = None if run is None else run.evaluation.predictions_file
-    if expected is None and (own is None or not own.is_file()):
+    path = own if expected is None else Path(expected)
+    if path is None or (expected is None and not path.is_file()):
         return None
-    path = Path(own if expected is None else expected)  # type: ignore[arg-type]  # own is a file, or expected is given
     try:
         predictions = read_predictions(path, bundle.task)
     except (OSError, ValueError, KeyError, StopIteration) as error:
