@@ -63,10 +63,8 @@ def scores_of(classifier: Classifier, method: str) -> tuple[Any, np.ndarray, np.
 
 def raw_scores(classifier: Classifier, known: Any, images: Any) -> np.ndarray:
     from kerasimg.evaluation.known import Values
-    from kerasimg.models.known import with_features
 
-    probe, head = with_features(classifier.model)  # type: ignore[misc]
-    return Values.of(probe, classifier, head, images).scores(known)
+    return Values.of(classifier.head, classifier.values(images).required_features()).scores(known)  # type: ignore[arg-type]
 
 
 def p_values(held: np.ndarray, scores: np.ndarray) -> np.ndarray:

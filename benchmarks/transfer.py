@@ -115,7 +115,7 @@ def spans(lines: list[tuple[float, str]], seconds: float, epochs: float) -> dict
         "build the model, check the images": checked - started,
         "features, engine": planned - checked,
         "epochs": epochs,
-        "save": max(0.0, evaluating - planned - epochs),
+        "rule for unknown images, save": max(0.0, evaluating - planned - epochs),
         "evaluate": writing - evaluating,
         "report": seconds - writing,
     }

@@ -25,7 +25,7 @@ from kerasimg.data.images import Images
 from kerasimg.data.items import evenly_spaced
 from kerasimg.errors import CallError, counted
 from kerasimg.escaping import command
-from kerasimg.evaluation.embed import Features, directions, embed
+from kerasimg.evaluation.embed import directions, embed
 from kerasimg.evaluation.evaluate import Chosen, choose_images, held_out, image_batches
 from kerasimg.evaluation.intervals import wilson
 from kerasimg.files import write_json
@@ -242,7 +242,7 @@ class _Column:
 def _features(classifier: Classifier, chosen: Chosen, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Features and class numbers of at most `count` images, evenly spaced."""
     indices = np.asarray(chosen.indices)[evenly_spaced(len(chosen.indices), count)]
-    features = Features(classifier)(image_batches(classifier, chosen.source, indices))
+    features = classifier.values(image_batches(classifier, chosen.source, indices)).required_features()
     return features.astype(np.float64), np.asarray(chosen.source.label_ids(indices)).reshape(-1).astype(int)
 
 

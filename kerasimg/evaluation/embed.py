@@ -18,11 +18,11 @@ from kerasimg.errors import CallError, Fault, check_choice, needs
 from kerasimg.evaluation.evaluate import choose_images, image_batches
 from kerasimg.files import replacing
 from kerasimg.models.classifier import Classifier, ClassifierReference
-from kerasimg.models.compiled_predict import answers
-from kerasimg.models.known import with_features
 from kerasimg.results import Result, Results
 
 BATCH_SIZE = 64
+MAPPED = 400
+"""Most images that the map of a report shows."""
 SUFFIXES = (".npz", ".parquet")
 
 
@@ -82,7 +82,6 @@ def embed(
     chosen = named_images(images, classifier.spec.image.channels)
     if not chosen:
         raise CallError("no images to embed")
-    features_of = Features(classifier)
     names: list[str] = []
     rows, faults = [], []
     for start in range(0, len(chosen), BATCH_SIZE):
@@ -94,7 +93,7 @@ def embed(
             except BadImage as error:
                 faults.append(Fault(image.name, "", error.reason))
         if pixels and (on_bad_image == "skip" or not faults):
-            rows.append(features_of(np.stack(pixels).astype(np.float32)))
+            rows.append(classifier.values(np.stack(pixels).astype(np.float32)).required_features())
     leave_out(faults, len(chosen), on_bad_image)
     result = Embeddings(names, np.concatenate(rows))
     if path is not None:
@@ -128,29 +127,13 @@ def similar(run: ClassifierReference, image: Images, count: int = 5, *, data: Da
     if len(own) != 1:
         raise CallError(f"expected one image, got {len(own)}")
     source, indices, _ = choose_images(classifier, data, "train" if data is None else "all")
-    features = Features(classifier)(image_batches(classifier, source, indices))
+    features = classifier.values(image_batches(classifier, source, indices)).required_features()
     best, cosines = most_similar(features, own[0], count)
     items = [source.items[index] for index in indices[best]]
     labels = [names[0] if len(names := tuple(item.labels)) == 1 else names for item in items]
     return Results(
         Neighbour(item.id, label, float(cosine)) for item, label, cosine in zip(items, labels, cosines, strict=True)
     )
-
-
-class Features:
-    """The features of a classifier's images."""
-
-    def __init__(self, classifier: Classifier) -> None:
-        found = with_features(classifier.model)
-        if found is None:
-            raise CallError("the model has no last layer with weights and a single input, whose features could be had")
-        self.model, head = found
-        self.first = classifier.model.output_shape[-1]
-        self.last = self.first + head.width
-
-    def __call__(self, images: object) -> np.ndarray:
-        """(N, d) float32 of images (N, H, W, C), 0-255, or batches of them."""
-        return answers(self.model, images)[:, self.first : self.last]
 
 
 def most_similar(features: np.ndarray, own: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

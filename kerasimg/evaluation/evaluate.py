@@ -118,7 +118,7 @@ def evaluate_images(
     of them has.
     answer: what the classifier answered for these images; None: it is asked.
     """
-    p, p_values, share = answer or answered(classifier, source, indices)
+    p, p_values, share, _ = answer or answered(classifier, source, indices)
     truth, extras = source.label_ids(indices), extra_columns(source, indices)
     every = known_group_numbers(source, classifier.spec.fit.group)
     groups = None if every is None else every[np.asarray(indices, np.int64)]
@@ -216,22 +216,24 @@ def predicted(classifier: Classifier, source: Source, indices: Sequence[int] | n
         return classifier.probabilities(image_batches(classifier, source, indices))
 
 
-def answered(classifier: Classifier, source: Source, indices: Sequence[int] | np.ndarray) -> Answer:
-    """As `predicted`, with the p-values of the images where the classifier has a rule for them."""
+def answered(
+    classifier: Classifier,
+    source: Source,
+    indices: Sequence[int] | np.ndarray,
+    kept: Sequence[int] | np.ndarray = (),
+) -> Answer:
+    """As `predicted`, with what else `Classifier.answer` says; kept: places in `indices`."""
     with own_errors():
-        return classifier.answer(image_batches(classifier, source, indices))
+        return classifier.answer(image_batches(classifier, source, indices), kept)
 
 
-def image_batches(classifier: Classifier, source: Source, indices: Sequence[int] | np.ndarray) -> Any:
-    """The images at `indices` in batches, as the classifier takes them."""
-    return batches(
-        source,
-        indices,
-        classifier.spec.image,
-        batch_size=BATCH_SIZE,
-        targets=TARGETS[classifier.spec.task],
-        cache="off",
-    )
+def image_batches(classifier: Classifier, source: Source, indices: Sequence[int] | np.ndarray, **options: Any) -> Any:
+    """The images at `indices` in batches, as the classifier takes them.
+
+    options: of `batches`; None: the exact pixels, as for a prediction.
+    """
+    settings = {"batch_size": BATCH_SIZE, "targets": TARGETS[classifier.spec.task], "cache": "off", **options}
+    return batches(source, indices, classifier.spec.image, **settings)
 
 
 def choose_images(

@@ -27,12 +27,14 @@ from kerasimg.evaluation.measures import roc_auc
 from kerasimg.evaluation.shift import LEAST_OF_SHARE, promise
 from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference, set_decisions
-from kerasimg.models.compiled_predict import answers
 from kerasimg.models.keras_file import model_file
-from kerasimg.models.known import Head, Known, find_head, score, with_features
+from kerasimg.models.known import Head, Known, score
 from kerasimg.results import KnownImages
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.pack import KnownRule
+
+Draft = Callable[[Chosen | np.ndarray], np.ndarray]
+"""Gives the features (N, d) of some images of a source, or of images (N, H, W, C), 0-255, about."""
 
 METHODS: Final = ("mahalanobis", "distance", "energy")
 SHARE = 0.05
@@ -127,16 +129,19 @@ def known(
 
 
 def known_by_default(
-    classifier: Classifier, source: Source, parts: Mapping[Any, np.ndarray]
+    classifier: Classifier, source: Source, parts: Mapping[Any, np.ndarray], draft: Draft | None = None
 ) -> tuple[Known, dict[str, Any]] | None:
-    """The rule of a run that was just trained, and its record; None with too few images for one."""
+    """The rule of a run that was just trained, and its record; None with too few images for one.
+
+    draft: as for `fit_known`.
+    """
     held, train = parts.get("validation"), parts["train"]
     if held is None or len(held) < least_images(SHARE):
         return None
-    head = find_head(classifier.model)
-    if head is None or head.width > WIDEST:
+    if classifier.head is None or classifier.head.width > WIDEST:
         return None
-    return fit_known(classifier, Chosen(source, train, "train"), Chosen(source, held, "validation"), SHARE, "auto")
+    trained, unseen = Chosen(source, train, "train"), Chosen(source, held, "validation")
+    return fit_known(classifier, trained, unseen, SHARE, "auto", draft)
 
 
 def images_of_rule(train: int, held: int, classes: int) -> int:
@@ -158,31 +163,34 @@ def _tried(held: int) -> int:
 
 
 def fit_known(
-    classifier: Classifier, trained: Chosen, held: Chosen, share: float, method: str
+    classifier: Classifier, trained: Chosen, held: Chosen, share: float, method: str, draft: Draft | None = None
 ) -> tuple[Known, dict[str, Any]]:
     """The rule and its record.
 
     trained: images that the model was fitted to.  held: images that it was not fitted to, which set the limit.
+    draft: gives the features by which the method is chosen and its means and directions are computed, which need
+    neither all digits nor the exact pixels; None: the classifier's own draft. The images of the limit get both.
     """
-    found = with_features(classifier.model)
-    if found is None:
+    plain = replace(classifier, flips=False)  # features are of the image as it is
+    if plain.head is None:
         raise CallError("known: the model has no last layer with weights and a single input")
-    probe, head = found
     random = np.random.default_rng(0)
     chosen = _sample(trained, _fitted(len(classifier.classes)), random)
-    values = Values.of(probe, classifier, head, image_batches(classifier, trained.source, chosen))
+    draft = draft or _own_draft(plain)
+    values = Values.of(plain.head, draft(Chosen(trained.source, chosen, trained.part)))
     rules = _fit(values, _one_label(trained.source.label_ids(chosen)), share, random)
     order = random.permutation(held.indices)
     count = _tried(len(order)) if method == "auto" else 0
     tried, rest = order[:count], np.sort(order[count : count + SET])
     content: dict[str, Any] = {"methods": {}}
     if method == "auto":
-        content["methods"] = _try(rules, probe, classifier, head, held.source, tried, random)
+        content["methods"] = _try(rules, plain, draft, held.source, tried, random)
         method = max(rules, key=lambda name: float(np.mean(list(content["methods"][name].values()))))
     if method not in rules:
         raise CallError("known: the energy needs a last layer Dense with several outputs; choose another method")
     rule = rules[method]
-    own = Values.of(probe, classifier, head, image_batches(classifier, held.source, rest)).scores(rule)
+    exact = plain.values(image_batches(plain, held.source, rest)).required_features()
+    own = Values.of(plain.head, exact).scores(rule)
     result = Known(rule.rule, {**rule.arrays, "scores": np.sort(own)})
     low, high = promise(len(own), share)
     return result, {
@@ -193,6 +201,18 @@ def fit_known(
         "parts": {},
         "model": {"weights": classifier.identity()["weights"]},
     }
+
+
+def _own_draft(classifier: Classifier) -> Draft:
+    """The features by the classifier's forward pass, in its draft form."""
+
+    def features(images: Chosen | np.ndarray) -> np.ndarray:
+        given: Any = images
+        if isinstance(images, Chosen):
+            given = image_batches(classifier, images.source, images.indices, exact=False, cache="auto")
+        return classifier.values(given, draft=True).required_features()
+
+    return features
 
 
 def false_alarms(truth: np.ndarray | None, p_values: Any, share: float, classes: Sequence[str]) -> dict[str, Any]:
@@ -222,13 +242,9 @@ class Values:
         self.features, self.logits = features, logits
 
     @staticmethod
-    def of(probe: keras.Model, classifier: Classifier, head: Head, images: Any) -> Values:
-        """Of images (N, H, W, C), 0-255, or batches of them."""
-        rows = answers(probe, images)[:, classifier.model.output_shape[-1] :]
-        if not head.has_logits:
-            return Values(rows, None)
-        units = head.call.operation.units
-        return Values(rows[:, :-units], rows[:, -units:])
+    def of(head: Head, features: np.ndarray) -> Values:
+        """Of images with these features (N, d)."""
+        return Values(features, head.logits(features))
 
     def scores(self, known: Known) -> np.ndarray:
         """(N,) float32."""
@@ -303,24 +319,23 @@ def _balanced(of_class: np.ndarray, count: int, random: np.random.Generator) -> 
 
 def _try(
     rules: Mapping[str, Known],
-    probe: keras.Model,
     classifier: Classifier,
-    head: Head,
+    draft: Draft,
     source: Source,
     indices: np.ndarray,
     random: np.random.Generator,
 ) -> dict[str, dict[str, float]]:
     """Method -> kind of foreign image -> the area under the ROC curve against held-out images."""
     indices = np.sort(indices)
-    pixels = np.concatenate(
-        [np.asarray(keras.ops.convert_to_numpy(b[0])) for b in image_batches(classifier, source, indices)]
-    )
+    batches = image_batches(classifier, source, indices)
+    pixels = np.concatenate([keras.ops.convert_to_numpy(batch[0]) for batch in batches]).astype(np.float32)
+    head = cast(Head, classifier.head)
     truth = _one_label(source.label_ids(indices))
-    own = Values.of(probe, classifier, head, pixels)
+    own = Values.of(head, draft(pixels))
     rows: dict[str, dict[str, float]] = {name: {} for name in rules}
     foreign = np.repeat([0, 1], len(pixels))
     for kind, make in FOREIGN.items():
-        others = Values.of(probe, classifier, head, make(pixels.astype(np.float32), truth, random))
+        others = Values.of(head, draft(make(pixels, truth, random)))
         for name, rule in rules.items():
             rows[name][kind] = roc_auc(foreign, np.concatenate([own.scores(rule), others.scores(rule)]))
     return rows

@@ -127,7 +127,7 @@ def require_all(answers: Answers) -> list[Prediction]:
 
 def _predict_batch(classifier: Predictor, names: Sequence[str], pixels: np.ndarray) -> list[Prediction]:
     task, classes = classifier.spec.task, classifier.classes
-    probabilities, p_values, share = classifier.answer(pixels.astype("float32"))
+    probabilities, p_values, share, _ = classifier.answer(pixels.astype("float32"))
     decisions, confidences = decide(probabilities, task, classifier.thresholds)
     columns = two_columns(probabilities) if task == "binary" else probabilities
     rule = classifier.sets

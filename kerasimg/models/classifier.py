@@ -13,12 +13,12 @@ import json
 import shutil
 import unicodedata
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import keras
 import numpy as np
@@ -32,11 +32,12 @@ from kerasimg.errors import CallError, Fault, SpecError, counted
 from kerasimg.files import replacing, to_json
 from kerasimg.models.backbones import specs_beside
 from kerasimg.models.build import construct
-from kerasimg.models.compiled_predict import answers
+from kerasimg.models.compiled_predict import Run, answers, final_outputs_of, in_batches
 from kerasimg.models.flips import with_flips
 from kerasimg.models.initial_values import cheap_values
 from kerasimg.models.keras_file import Answer, model_file, read_facts
-from kerasimg.models.known import Known, check_fits, with_known
+from kerasimg.models.known import Head, Known, check_fits, find_head, outputs_and_features, p_value_model
+from kerasimg.models.lowering import Working
 from kerasimg.models.output_kind import as_probabilities, output_kind
 from kerasimg.models.temperature import at_temperature
 from kerasimg.models.weights import check_hdf5, load_pack
@@ -52,6 +53,21 @@ from kerasimg.staleness import MEMBER, ModelIdentity
 ClassifierReference = RunReference
 """A run, a run's folder, a model.keras or .kerasimg file, a spec that brings its weights ("efficientnet_lite0"), or a
 Classifier."""
+
+
+class Values(NamedTuple):
+    """What a model gives for images in one pass."""
+
+    outputs: np.ndarray
+    """(N, K) float32."""
+    features: np.ndarray | None
+    """(N, d) float32, what the last layer with weights takes, averaged over positions; None without a single one."""
+
+    def required_features(self) -> np.ndarray:
+        """Returns `features`; CallError where the model has none."""
+        if self.features is None:
+            raise CallError("the model has no last layer with weights and a single input, whose features could be had")
+        return self.features
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,8 @@ class Classifier:
     """The rule that finds unknown images (`kerasimg.known`)."""
     flips: bool = False
     """Whether probabilities are averaged over an image and its mirror image (`kerasimg.flips`)."""
+    _compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Compiled forward passes; `replace` hands them on, since a change of the decisions leaves the model as it is."""
 
     def save(self, path: Path) -> None:
         """Write the `.keras` file, without optimizer, so that it opens wherever Keras is."""
@@ -131,31 +149,76 @@ class Classifier:
         """The model that answers, at temperature 1: `model`, or that with flips."""
         return with_flips(self.model) if self.flips else self.model
 
+    @cached_property
+    def head(self) -> Head | None:
+        """The last layer with weights, if there is a single one."""
+        return find_head(self.model)
+
+    def values(self, images: Any, *, draft: bool = False) -> Values:
+        """The outputs of the model for images as `probabilities` takes them, and their features.
+
+        draft: in bfloat16 where the CPU has it, for statistics over many images.
+        """
+        outputs, *features = in_batches(self._forward("bfloat16" if draft else "float32"), images)
+        return Values(outputs, features[0] if features else None)
+
     def probabilities(self, images: Any) -> np.ndarray:
         """(N, K) float32 for images (N, H, W, C), 0-255, or for batches of them as the pipeline gives."""
-        return self._as_probabilities(answers(self.asked, images))
+        run = self._forward("float32")
+        return self.probabilities_of(in_batches(lambda *batch: run(*batch)[:1], images)[0])
 
-    def answer(self, images: Any) -> Answer:
-        """As `probabilities`, with the p-values of the images where the classifier has a rule for them."""
-        if self.known is None:
-            return Answer(self.probabilities(images))
-        rows = answers(self._with_known, images)
-        return Answer(self._as_probabilities(rows[:, :-1]), rows[:, -1], self.known.rule.share)
+    def answer(self, images: Any, kept: Sequence[int] | np.ndarray = ()) -> Answer:
+        """As `probabilities`, with the p-values of the images where the classifier has a rule for them.
 
-    def _as_probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        kept: the places, ascending, of images whose features the answer holds.
+        """
+        run, asked = self._forward("float32"), 0
+        features: list[np.ndarray] = []
+
+        def digest(*batch: Any) -> list[np.ndarray]:
+            nonlocal asked
+            outputs, *found = run(*batch)
+            if not found:
+                return [outputs]
+            places = np.asarray(kept, np.int64) - asked
+            features.append(found[0][places[(places >= 0) & (places < len(outputs))]])
+            asked += len(outputs)
+            return [outputs] if self.known is None else [outputs, self.p_values(found[0])]
+
+        outputs, *p_values = in_batches(digest, images)
+        share = 0.0 if self.known is None else self.known.rule.share
+        held = np.concatenate(features) if features else None
+        return Answer(self.probabilities_of(outputs), p_values[0] if p_values else None, share, held)
+
+    def p_values(self, features: np.ndarray) -> np.ndarray:
+        """(N,) float32 of images by their features, by the rule for unknown images.
+
+        Raises:
+            CallError: if the classifier has no rule.
+        """
+        if self._p_values is None:
+            raise CallError("the classifier has no rule for unknown images")
+        return answers(self._p_values, features)[:, 0]
+
+    def probabilities_of(self, outputs: np.ndarray) -> np.ndarray:
+        """(N, K) float32 of the outputs of the model, at the classifier's temperature."""
         task = self.spec.task
         return at_temperature(as_probabilities(outputs, output_kind(self.model), task), self.temperature, task)
 
     @cached_property
-    def _with_known(self) -> keras.Model:
-        """A model that gives the outputs and, last, the p-value."""
-        rule = self.known
-        if rule is None:
-            raise CallError("the classifier has no rule for unknown images")
-        both = with_known(self.model, rule)
-        if self.flips:
-            both = with_flips(both)
-        return keras.Model(both.inputs, keras.layers.Concatenate(dtype="float32")(both.outputs), name=both.name)
+    def _p_values(self) -> keras.Model | None:
+        """Features -> p-values."""
+        return None if self.head is None or self.known is None else p_value_model(self.head, self.known)
+
+    def _forward(self, working: Working) -> Run:
+        """The pass that gives outputs and, where there are any, features."""
+        whole = self.model, self.flips
+        if whole not in self._compiled:
+            both = None if self.head is None else outputs_and_features(self.model)
+            self._compiled[whole] = self.asked if both is None else with_flips(both) if self.flips else both
+        if (*whole, working) not in self._compiled:
+            self._compiled[*whole, working] = final_outputs_of(self._compiled[whole], working)
+        return cast(Run, self._compiled[*whole, working])
 
 
 def weights_digest(model: keras.Model) -> str:

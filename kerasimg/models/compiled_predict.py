@@ -1,7 +1,8 @@
 """A model's forward pass, compiled once for any number of images, for all who ask the model in a process.
 
 Keras compiles `predict` again for batches from a data set, for arrays, and for each size of them, which takes longer
-than a few hundred images do. The seam's check, the evaluation, the report and the explanations share this one.
+than a few hundred images do. The seam's check during a training uses `forward`, with the weights of the moment; what
+asks a trained model (the rule for unknown images, evaluation, report, prediction) shares `final_outputs_of`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from keras import ops
 
 from kerasimg.keras_internals import is_functional
 from kerasimg.models.flat_graph import flatten
+from kerasimg.models.lowering import Working, has_bfloat16, lower
 
 BATCH_SIZE = 64
 """Images per batch, if an array holds more."""
@@ -26,8 +28,14 @@ Beyond 32 MB glibc asks the system for each value and gives it back, and each of
 the time. Smaller values stay in the caches of the CPU, too.
 """
 
+MOST_FOLDED = 10_000_000
+"""Most weights that are folded and held as constants: to compile larger ones takes seconds, and gains a few percent."""
+
 ATTRIBUTE = "_kerasimg_forward"
 """The attribute of a model that holds it; it is not saved, since it is neither a layer nor a variable."""
+
+Run = Callable[..., list[np.ndarray]]
+"""Images (N, H, W, C), 0-255, and the size of the batches that they are one of (default: N) -> the outputs, float32."""
 
 
 def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
@@ -35,28 +43,55 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
 
     As in inference, with the weights that the model has at the time of the call.
     """
+    run = outputs_of(model)
+    return lambda images: run(images)[0]
+
+
+def outputs_of(model: keras.Model) -> Run:
+    """As `forward`, of all outputs of the model."""
     if keras.backend.backend() != "tensorflow":
-        return lambda images: _by_keras(model, images, _padded_size(len(images)))
+        return _ByKeras(model)
     found = getattr(model, ATTRIBUTE, None)
     if found is None:
-        found = _Compiled(model)
+        found = _Compiled(model, lambda images: keras.tree.flatten(model(images, training=False)))
         setattr(model, ATTRIBUTE, found)
     return found
 
 
+def final_outputs_of(model: keras.Model, working: Working = "float32") -> Run:
+    """As `outputs_of`, of a model whose weights change no more: where it is faster, they are constants.
+
+    With TensorFlow on a CPU, batch normalizations are folded into the kernels then, which is exact except for rounding.
+
+    working: the type of the values between the layers, where they are folded and the CPU has it.
+    """
+    if keras.backend.backend() != "tensorflow" or has_gpu() or not is_functional(model):
+        return outputs_of(model)
+    graph = flatten(model)
+    dtypes = {getattr(call.operation, "compute_dtype", "float32") for call in graph.calls}
+    if model.count_params() > MOST_FOLDED or {model.inputs[0].dtype, *dtypes} != {"float32"}:
+        return outputs_of(model)
+    program = lower(graph, working if working == "float32" or has_bfloat16() else "float32")
+    return _Compiled(model, program.__call__) if program.folded else outputs_of(model)
+
+
 def answers(model: keras.Model, images: Any) -> np.ndarray:
     """The float32 outputs of a model for images (N, H, W, C), 0-255, or for batches from the pipeline."""
+    return in_batches(outputs_of(model), images)[0]
+
+
+def in_batches(run: Run, images: Any) -> list[np.ndarray]:
+    """The outputs that a forward pass gives for images (N, H, W, C), 0-255, or for batches from the pipeline."""
     if hasattr(images, "shape"):
         batches = (images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE))
     else:
         batches = (batch[0] if isinstance(batch, tuple) else batch for batch in images)
-    outputs: list[np.ndarray] = []
-    run, largest = forward(model), 0
+    parts: list[list[np.ndarray]] = []
+    largest = 0
     for batch in batches:
         largest = max(largest, len(batch))
-        short = len(batch) < largest and keras.backend.backend() != "tensorflow"
-        outputs.append(_by_keras(model, batch, largest) if short else run(batch))
-    return np.concatenate(outputs)
+        parts.append(run(batch, largest))
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
 def images_at_once(model: keras.Model) -> int:
@@ -64,9 +99,7 @@ def images_at_once(model: keras.Model) -> int:
 
     A power of 2, at most BATCH_SIZE. It depends on the model alone, so that the same images give the same numbers.
     """
-    import tensorflow as tf
-
-    if tf.config.list_physical_devices("GPU") or not is_functional(model):
+    if has_gpu() or not is_functional(model):
         return BATCH_SIZE
     graph = flatten(model)
     largest = max(map(graph.elements, graph.tensors))
@@ -84,14 +117,34 @@ def in_parts(function: Callable[[Any], list[np.ndarray]], images: Any, size: int
     return parts[0] if len(parts) == 1 else [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
-def _by_keras(model: keras.Model, images: Any, size: int) -> np.ndarray:
+def has_gpu() -> bool:
+    """Whether the active backend has a GPU, or another accelerator."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU"))
+    if backend == "torch":  # for which Keras lists no devices
+        import torch
+
+        return bool(torch.cuda.is_available())
+    return any(not str(name).lower().startswith("cpu") for name in keras.distribution.list_devices())
+
+
+class _ByKeras:
     """On JAX and PyTorch. JAX compiles for each size of a batch, so that few are used: smaller ones are padded."""
-    tensor = ops.cast(ops.convert_to_tensor(images), model.inputs[0].dtype)
-    count = len(images)
-    if count < size and keras.backend.backend() == "jax":
-        tensor = ops.pad(tensor, ((0, size - count), *((0, 0) for _ in tensor.shape[1:])))
-    found = model.predict_on_batch(tensor)
-    return np.asarray(keras.tree.flatten(found)[0], dtype=np.float32)[:count]
+
+    def __init__(self, model: keras.Model) -> None:
+        self.model = model
+
+    def __call__(self, images: Any, size: int = 0) -> list[np.ndarray]:
+        tensor = ops.cast(ops.convert_to_tensor(images), self.model.inputs[0].dtype)
+        count = len(images)
+        size = size or _padded_size(count)
+        if count < size and keras.backend.backend() == "jax":
+            tensor = ops.pad(tensor, ((0, size - count), *((0, 0) for _ in tensor.shape[1:])))
+        found = keras.tree.flatten(self.model.predict_on_batch(tensor))
+        return [np.asarray(output, dtype=np.float32)[:count] for output in found]
 
 
 def _padded_size(count: int) -> int:
@@ -102,7 +155,8 @@ def _padded_size(count: int) -> int:
 class _Compiled:
     """On TensorFlow: a function for a batch of any size."""
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, function: Callable[[Any], list[Any]]) -> None:
+        """model: what the function computes, for its input and the sizes of its values."""
         import tensorflow as tf
 
         image = model.inputs[0]
@@ -110,15 +164,16 @@ class _Compiled:
         signature = [tf.TensorSpec((None, *image.shape[1:]), image.dtype)]
 
         def run(images: Any) -> Any:
-            return tf.cast(keras.tree.flatten(model(images, training=False))[0], tf.float32)
+            with tf.name_scope("forward"):  # at the top, TensorFlow takes no name that begins with "_"
+                return [tf.cast(output, tf.float32) for output in function(images)]
 
         # The traced function itself: to TensorFlow's warning of functions traced too often, many models' are one.
         traced = tf.function(tf.autograph.experimental.do_not_convert(run), input_signature=signature)
         self.function = traced.get_concrete_function()
         self.at_once = images_at_once(model)
 
-    def __call__(self, images: Any) -> np.ndarray:
+    def __call__(self, images: Any, size: int = 0) -> list[np.ndarray]:
         import tensorflow as tf
 
         tensor = tf.cast(images, self.dtype)
-        return in_parts(lambda part: [self.function(part).numpy()], tensor, self.at_once)[0]
+        return in_parts(lambda part: [output.numpy() for output in self.function(part)], tensor, self.at_once)

@@ -22,12 +22,12 @@ class Call:
     node: Any = field(repr=False)
     """Keras' record of the call, with the arguments that are no tensors."""
 
-    def run(self, values: Mapping[int, Any]) -> Sequence[Any]:
-        """Call it again, on other values of the same shapes."""
+    def run(self, values: Mapping[int, Any], **more: Any) -> Sequence[Any]:
+        """Call it again, on other values of the same shapes; more: arguments besides those that were given."""
         tensors = self.node.arguments.keras_tensors
         given = {id(tensor): values[number] for tensor, number in zip(tensors, self.inputs, strict=True)}
         args, kwargs = self.node.arguments.fill_in(given)
-        return keras.tree.flatten(self.operation(*args, **kwargs))
+        return keras.tree.flatten(self.operation(*args, **{**kwargs, **more}))
 
 
 @dataclass(frozen=True, eq=False)

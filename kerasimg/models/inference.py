@@ -28,9 +28,9 @@ import keras
 import numpy as np
 
 from kerasimg.errors import CallError, counted
-from kerasimg.models.compiled_predict import forward, images_at_once, in_parts
+from kerasimg.models.compiled_predict import forward, has_gpu, images_at_once, in_parts
 from kerasimg.models.flat_graph import flatten
-from kerasimg.models.lowering import Program, lower
+from kerasimg.models.lowering import Program, has_bfloat16, lower
 from kerasimg.models.output_kind import as_probabilities, output_kind
 from kerasimg.models.split_model import Split
 
@@ -205,29 +205,6 @@ def agreement(model: keras.Model, made: Engine, images: Any, task: str = "multic
 def agrees(form: Form, found: Agreement) -> bool:
     """Whether that is within the tolerance of a form. Not a number is not."""
     return found.same_first and found.probabilities <= TOLERANCE[form]
-
-
-def has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 natively; False if the system does not report it."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return bool({"amx_bf16", "avx512_bf16"}.intersection(flags))
-
-
-def has_gpu() -> bool:
-    """Whether the active backend has a GPU, or another accelerator."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return bool(tf.config.list_physical_devices("GPU"))
-    if backend == "torch":  # for which Keras lists no devices
-        import torch
-
-        return bool(torch.cuda.is_available())
-    return any(not str(name).lower().startswith("cpu") for name in keras.distribution.list_devices())
 
 
 def _candidates(work: int) -> list[Form]:

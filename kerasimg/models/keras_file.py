@@ -33,6 +33,8 @@ class Answer(NamedTuple):
     """(N,) float32: how usual each image is among images like the training images; None without a rule for it."""
     share: float = 0.0
     """Images with a p-value up to this are unknown."""
+    features: np.ndarray | None = None
+    """(M, d) float32, of the images whose features were asked for; None where the model has none."""
 
 
 class Facts(Section):

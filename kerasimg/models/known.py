@@ -1,6 +1,6 @@
 """Whether an image is like the training images: a score of a model's last features, and its p-value.
 
-`Known` is what a run stores of it; `with_known` adds it to a model as layers, so that every target computes the same.
+`Known` is what a run stores of it; `with_outputs` adds it to a model as layers, so that every target computes the same.
 How it is fitted: `kerasimg.evaluation.known`.
 """
 
@@ -89,6 +89,17 @@ class Head(NamedTuple):
         """Whether the energy can be computed: a Dense layer with several outputs."""
         return type(self.call.operation) is keras.layers.Dense and self.call.operation.units > 1
 
+    def logits(self, features: np.ndarray) -> np.ndarray | None:
+        """What a Dense layer with several outputs gives before its activation (N, K), by features (N, d); else None.
+
+        Of features that are averaged over positions it is the mean over all positions, since the layer is linear.
+        """
+        if not self.has_logits:
+            return None
+        dense = self.call.operation
+        logits = features @ ops.convert_to_numpy(dense.kernel).astype(np.float32)
+        return logits + ops.convert_to_numpy(dense.bias).astype(np.float32) if dense.use_bias else logits
+
 
 def find_head(model: keras.Model) -> Head | None:
     """The last layer with weights, behind which each layer has one input; None where there is no such layer."""
@@ -101,27 +112,6 @@ def find_head(model: keras.Model) -> Head | None:
             shape = graph.tensors[number].shape
             return Head(call, number, shape[-1]) if len(shape) > 1 and shape[-1] is not None else None
     return None
-
-
-def with_features(model: keras.Model) -> tuple[keras.Model, Head] | None:
-    """A model that gives outputs, features and, where there are any, logits side by side; None without a head."""
-    if (head := find_head(model)) is None:
-        return None
-    image, output, features = _rebuilt(model, head)
-    parts = [ops.cast(output, "float32"), _Pooled(dtype="float32")(features)]
-    if head.has_logits:
-        parts.append(_Logits(head.call.operation, dtype="float32")(features))
-    return keras.Model(image, keras.layers.Concatenate(dtype="float32")(parts), name=model.name), head
-
-
-def with_known(model: keras.Model, known: Known) -> keras.Model:
-    """A model with two outputs: those of `model`, and the p-values (N, 1) of its images.
-
-    Raises:
-        CallError: if the rule is for other features than the model has.
-    """
-    both = with_outputs(model, ("probabilities", "p_value"), known)
-    return keras.Model(both.input, [both.output["probabilities"], both.output["p_value"]], name=model.name)
 
 
 def with_outputs(
@@ -150,6 +140,12 @@ def with_outputs(
     if "features" in outputs:
         values["features"] = _mean_over_positions(features)
     return keras.Model(image, values, name=model.name)
+
+
+def p_value_model(head: Head, known: Known) -> keras.Model:
+    """A model that gives the p-values (N, 1) of images by their features (N, d), averaged over positions."""
+    features = keras.Input((head.width,), dtype="float32")
+    return keras.Model(features, _p_value(features, head, known))
 
 
 def _p_value(features: Any, head: Head, known: Known) -> Any:

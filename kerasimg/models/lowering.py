@@ -9,6 +9,7 @@ convolutions are many times slower. A layer without an entry in `LOWERED` is cal
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -16,11 +17,22 @@ import numpy as np
 from keras import ops
 
 from kerasimg.errors import CallError
+from kerasimg.keras_internals import passes_training
 from kerasimg.models.flat_graph import Call, FlatGraph
 from kerasimg.models.split_model import DROPPING
 
 Working = Literal["float32", "bfloat16"]
 """The type that values have between the layers."""
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 natively; False if the system does not report it."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return bool({"amx_bf16", "avx512_bf16"}.intersection(flags))
+
 
 LAST = "channels_last"
 
@@ -364,11 +376,13 @@ def _casts_oddly(layer: Any) -> bool:
 
 
 def _called(call: Call, working: Working) -> Run:
-    """The layer itself, in float32."""
+    """The layer itself, in float32, as in inference: augmentation would work otherwise."""
+    layer = isinstance(call.operation, keras.layers.Layer)
+    inference = {"training": False} if layer and passes_training(call.operation) else {}
 
     def run(*tensors: Any) -> Any:
         given = [ops.cast(tensor, "float32") if is_float(tensor) else tensor for tensor in tensors]
-        (output,) = call.run(dict(zip(call.inputs, given, strict=True)))
+        (output,) = call.run(dict(zip(call.inputs, given, strict=True)), **inference)
         return ops.cast(output, working) if is_float(output) else output
 
     def is_float(tensor: Any) -> bool:

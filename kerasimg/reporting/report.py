@@ -31,7 +31,7 @@ from kerasimg.evaluation.scores import drawn_confusion
 from kerasimg.files import write_text
 from kerasimg.log import warning
 from kerasimg.models.classifier import Classifier
-from kerasimg.models.compiled_predict import forward
+from kerasimg.models.keras_file import Answer
 from kerasimg.reporting import charts as drawing
 from kerasimg.reporting.epochs import duration, stage_summaries
 from kerasimg.reporting.images import (
@@ -86,24 +86,25 @@ def report(run: RunReference, *, out: str | os.PathLike[str] | None = None) -> P
     return _write(files, files.report_file if out is None else Path(out), _classifier(files))
 
 
-def write_report(run: RunFolder, classifier: Classifier) -> None:
+def write_report(run: RunFolder, classifier: Classifier, answer: Answer | None = None) -> None:
     """Writes the report at the end of a training. A failure is logged and does not cost the trained model.
 
     Args:
         run: the finished run.
         classifier: its model, which is in memory already.
+        answer: what it says of the evaluated images, with the features of those in the map; None: it is asked again.
     """
     log.info(f"writing {run.report_file}")
     try:
-        _write(run, run.report_file, classifier)
+        _write(run, run.report_file, classifier, answer)
     except Exception as error:
         again = command("run", "report", run.path)
         log.info(f"the report could not be written ({type(error).__name__}: {error}); try again: {again}")
 
 
-def _write(files: RunFolder, path: Path, classifier: Classifier | None) -> Path:
+def _write(files: RunFolder, path: Path, classifier: Classifier | None, answer: Answer | None = None) -> Path:
     """Write the page to its path and the card beside it."""
-    content = _content(files, classifier)
+    content = _content(files, classifier, answer)
     if gone := content["gone"]:
         warning(f"{counted(gone, 'image')} of the report cannot be shown: no longer where the run found them")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +144,7 @@ def _templates() -> jinja2.Environment:
     return environment
 
 
-def _content(files: RunFolder, classifier: Classifier | None) -> dict[str, Any]:
+def _content(files: RunFolder, classifier: Classifier | None, answer: Answer | None) -> dict[str, Any]:
     """Everything that the page and the card say; None for what the run does not hold."""
     spec = load(str(files.spec_file))
     scores, record = files.evaluation.metrics(), files.data()
@@ -172,7 +173,7 @@ def _content(files: RunFolder, classifier: Classifier | None) -> dict[str, Any]:
         "confused": _confused(scores) if scores else [],
         "figures": _figures(files, scores),
         "slices": (scores or {}).get("slices", []),
-        **trust_sections(files, found, scores, spec.task, classifier, album, model),
+        **trust_sections(files, found, scores, spec.task, classifier, album, model, answer),
         "stages": stage_summaries(rows, goals_in(spec.resolved)),
         "seconds": sum(row.get("seconds", 0) for row in rows),
         "feature_seconds": _feature_seconds(files),
@@ -402,7 +403,7 @@ def measure(classifier: Classifier) -> dict[str, Any]:
     """Milliseconds that an image takes, without reading it: medians over a moment, after a first call."""
     import keras
 
-    ask = forward(classifier.asked)
+    ask = classifier.values
     height, width = classifier.spec.image.size
     images = np.random.default_rng(0).integers(0, 256, (BATCH, height, width, classifier.spec.image.channels))
     found: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,21 +17,22 @@ from kerasimg.data.items import evenly_spaced
 from kerasimg.errors import KerasimgError, counted
 from kerasimg.evaluation.calibrate import calibration_verdict
 from kerasimg.evaluation.conformal import are_known, class_columns
-from kerasimg.evaluation.embed import Features
+from kerasimg.evaluation.embed import MAPPED
 from kerasimg.evaluation.label_errors import find_label_errors
 from kerasimg.evaluation.prediction_sets import errors_among, risk_coverage
 from kerasimg.evaluation.predictions import Predictions
 from kerasimg.evaluation.shift import broken_promise
 from kerasimg.files import read_json
 from kerasimg.models.classifier import Classifier
+from kerasimg.models.keras_file import Answer
 from kerasimg.reporting import charts as drawing
 from kerasimg.reporting.images import Album, thumbnail
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.document import Task
 from kerasimg.staleness import ModelIdentity, change
 
-LEAST_MAPPED, MAPPED = 20, 400
-"""Fewest images for a map, and most that it shows."""
+LEAST_MAPPED = 20
+"""Fewest images for a map."""
 SHOWN = 8
 """Images that are shown of each kind that the map marks."""
 COLOURS = 10
@@ -47,8 +49,12 @@ def trust_sections(
     classifier: Classifier | None,
     album: Album,
     model: ModelIdentity | None,
+    answer: Answer | None,
 ) -> dict[str, Any]:
-    """Returns the content of the sections; None for each that the run has nothing for."""
+    """Returns the content of the sections; None for each that the run has nothing for.
+
+    answer: as for `write_report`.
+    """
     robustness = _current(files.evaluation.robustness_file, model)
     known = _current(files.known_file, model)
     if known and known.get("parts"):
@@ -62,7 +68,7 @@ def trust_sections(
         "sets": _current(files.sets_file, model),
         "abstention": None if predictions is None or task == "multilabel" else _abstention(predictions),
         "robustness": None if robustness is None else {**robustness, "drawing": _robustness_chart(robustness)},
-        "data_map": None if predictions is None or classifier is None else _data_map(predictions, classifier, album),
+        "data_map": _data_map(predictions, classifier, album, answer),
     }
 
 
@@ -111,32 +117,32 @@ def _robustness_chart(content: Mapping[str, Any]) -> Markup:
     )
 
 
-def _data_map(predictions: Predictions, classifier: Classifier, album: Album) -> dict[str, Any] | None:
+def _data_map(
+    predictions: Predictions | None, classifier: Classifier | None, album: Album, answer: Answer | None
+) -> dict[str, Any] | None:
     """The images of the test split by their features, in two dimensions; None where too few can be had."""
+    if predictions is None or classifier is None:
+        return None
     if predictions.truth.ndim > 1 and predictions.truth.shape[1] > 1:
         return None
     chosen = evenly_spaced(len(predictions.ids), MAPPED)
     if len(chosen) < LEAST_MAPPED:
         return None
     found = album.find(predictions.ids[place] for place in chosen)
-    places, pixels = [], []
-    for place in chosen.tolist():
-        image = found.get(predictions.ids[place])
-        try:
-            if image is not None:
-                pixels.append(decode(image, classifier.spec.image))
-                places.append(place)
-        except (BadImage, OSError):
-            continue
-    if len(places) < LEAST_MAPPED:
+    places = [place for place in chosen.tolist() if found.get(predictions.ids[place]) is not None]
+    if answer is not None and answer.features is not None and len(answer.features) == len(chosen):
+        features: np.ndarray | None = answer.features[np.isin(chosen, places)]
+    else:
+        places, features = _features(predictions, classifier, found, places)
+    if features is None or len(places) < LEAST_MAPPED:
         return None
-    stacked = np.stack(pixels).astype(np.float32)
-    try:
-        points, how = in_two_dimensions(Features(classifier)(stacked))
-    except KerasimgError:  # no single layer whose features could be had
-        return None
-    p_values, share = classifier.answer(stacked)[1:]
-    outside = np.zeros(len(places), bool) if p_values is None else ~are_known(p_values, share)
+    points, how = in_two_dimensions(features)
+    p_values = None if classifier.known is None else classifier.p_values(features)
+    outside = (
+        np.zeros(len(places), bool)
+        if p_values is None or classifier.known is None
+        else ~are_known(p_values, classifier.known.rule.share)
+    )
     ids = [predictions.ids[place] for place in places]
     rows = find_label_errors(
         predictions.ids,
@@ -161,6 +167,18 @@ def _data_map(predictions: Predictions, classifier: Classifier, album: Album) ->
         "outliers": _thumbnails(album, found, [(ids[k], predictions.classes[truth[k]]) for k in outliers[:SHOWN]]),
         "suspects": _thumbnails(album, found, to_check[:SHOWN]),
     }
+
+
+def _features(
+    predictions: Predictions, classifier: Classifier, found: Mapping[str, Any], places: Sequence[int]
+) -> tuple[list[int], np.ndarray | None]:
+    """The places of the images that can be read, and their features; None where the model has none."""
+    readable, pixels = [], []
+    for place in places:
+        with contextlib.suppress(BadImage, OSError):
+            pixels.append(decode(found[predictions.ids[place]], classifier.spec.image))
+            readable.append(place)
+    return readable, classifier.values(np.stack(pixels).astype(np.float32)).features if pixels else None
 
 
 def _thumbnails(album: Album, found: Mapping[str, Any], named: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:

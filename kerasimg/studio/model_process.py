@@ -17,18 +17,14 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kerasimg.backend import load_keras
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from kerasimg.evaluation.embed import Features
 
 NEAREST = 6
 """Training images that are shown beside an image."""
@@ -145,12 +141,6 @@ class Model:
         self.classifier = Classifier.open(run)
         self._training: tuple[list[str], np.ndarray] | None = None
 
-    @cached_property
-    def _features(self) -> Features:
-        from kerasimg.evaluation.embed import Features
-
-        return Features(self.classifier)
-
     def predict(self, image: bytes) -> dict[str, Any]:
         """The classes of an image, the most likely first, and its set where the run has a rule for one."""
         from kerasimg.evaluation.predict import answer, require_all
@@ -180,7 +170,10 @@ class Model:
             names = [] if record is None else [row["id"] for row in record["images"] if row["part"] == "train"]
             names = names[:: max(1, -(-len(names) // COMPARED))]
             where = Path("" if record is None else record["where"]).parent
-            parts = [(self._features(pixels), places) for pixels, places in self._batches([where / n for n in names])]
+            files = [where / name for name in names]
+            parts = [
+                (self.classifier.values(pixels).required_features(), places) for pixels, places in self._batches(files)
+            ]
             if not parts:
                 return []
             readable = [names[place] for _, places in parts for place in places]
@@ -201,15 +194,13 @@ class Model:
         """
         from kerasimg.evaluation.embed import directions
 
-        parts = [
-            (self.classifier.probabilities(pixels), self._features(pixels), batch)
-            for pixels, batch in self._batches(files)
-        ]
+        classifier = self.classifier
+        parts = [(classifier.values(pixels), batch) for pixels, batch in self._batches(files)]
         if not parts:
             return []
-        places = [place for *_, batch in parts for place in batch]
-        probabilities = np.concatenate([each for each, *_ in parts])
-        features = directions(np.concatenate([each for _, each, _ in parts]))
+        places = [place for _, batch in parts for place in batch]
+        probabilities = classifier.probabilities_of(np.concatenate([values.outputs for values, _ in parts]))
+        features = directions(np.concatenate([values.required_features() for values, _ in parts]))
         if probabilities.shape[1] == 1:
             probabilities = np.hstack([1 - probabilities, probabilities])
         ranked = np.sort(probabilities, axis=1)

@@ -35,7 +35,7 @@ from kerasimg.data.shuffling import Order
 from kerasimg.data.source import Source
 from kerasimg.errors import counted, sized
 from kerasimg.keras_internals import build_metrics, has_keras_steps, jax_state, keep_jax_state, restore_jax_state
-from kerasimg.models.inference import has_gpu
+from kerasimg.models.compiled_predict import has_gpu
 from kerasimg.training.checkpoint_callbacks import Watch
 from kerasimg.training.features import FeaturePlan, StageData
 

@@ -19,7 +19,7 @@ from kerasimg.data.pipeline import batches, own_errors
 from kerasimg.errors import Interrupted, KerasimgError
 from kerasimg.keras_internals import build_metrics, has_averages_in_place, sublayers
 from kerasimg.layers import PatchWhitening
-from kerasimg.models.inference import has_gpu
+from kerasimg.models.compiled_predict import has_gpu
 from kerasimg.models.initial_values import cheap_values
 from kerasimg.models.split_model import split_frozen
 from kerasimg.objects import make

@@ -29,7 +29,8 @@ from kerasimg.data.pipeline import Targets, batches, own_errors
 from kerasimg.data.shuffling import Order
 from kerasimg.data.source import Source
 from kerasimg.errors import counted
-from kerasimg.models.inference import Engine, has_gpu
+from kerasimg.models.compiled_predict import has_gpu
+from kerasimg.models.inference import Engine
 from kerasimg.spec.document import Image
 from kerasimg.training.deadline import NEVER, Deadline
 from kerasimg.training.feature_files import Store, row_keys

@@ -29,13 +29,18 @@ from kerasimg.data.pipeline import Targets, batches, feed, map_batches, numbers
 from kerasimg.data.shuffling import Order, Shard, steps
 from kerasimg.data.source import Source
 from kerasimg.errors import CallError
+from kerasimg.evaluation.evaluate import Chosen
+from kerasimg.evaluation.known import Draft
+from kerasimg.models.classifier import Classifier
+from kerasimg.models.compiled_predict import has_gpu, in_batches, outputs_of
 from kerasimg.models.flat_graph import flatten
-from kerasimg.models.inference import Engine, Precision, has_gpu, settle
+from kerasimg.models.inference import Engine, Precision, engine, settle
+from kerasimg.models.known import outputs_and_features
 from kerasimg.models.split_model import Split, split_frozen
 from kerasimg.spec.document import Image
 from kerasimg.spec.load import Spec
 from kerasimg.training.deadline import NEVER, Deadline
-from kerasimg.training.feature_rows import DoesNotFit, FeatureBatches, Recipe, Rows, Stored, rows_of, stored_as
+from kerasimg.training.feature_rows import BATCH, DoesNotFit, FeatureBatches, Recipe, Rows, Stored, rows_of, stored_as
 
 Mode = Literal["off", "cached", "fresh"]
 Wanted = Literal["auto", "off", "cached", "fresh"]
@@ -244,6 +249,35 @@ def plan_features(
     return FeaturePlan(chosen, _line(chosen, engine, rows, data, turns), split.rest, data, engine, rows)
 
 
+def head_features(classifier: Classifier, notes: Mapping[str, Any], cache: Any) -> Draft | None:
+    """What gives the features of a trained classifier's head by the cached ones of its frozen part; None without any.
+
+    They are those of the images as they are, which the cache holds of validation images, and is given of others.
+
+    notes: of the last stage of its training.
+    """
+    if notes.get("features") not in ("cached", "fresh") or classifier.head is None:
+        return None
+    split = split_frozen(outputs_and_features(classifier.model))
+    if split is None or len(split.shapes) != 1 or not _is_small(split, classifier.spec.image):
+        return None
+    try:
+        made = engine(split, BATCH, notes["precision"])
+    except CallError:  # resumed on another machine
+        return None
+    recipe = Recipe(made, classifier.spec.image, notes.get("validation_features", {}).get("stored", "float32"))
+    rest = outputs_of(split.rest)
+
+    def features(images: Chosen | np.ndarray) -> np.ndarray:
+        if isinstance(images, Chosen):
+            [seam] = rows_of(recipe, images.source, images.indices, 1, cache, "images for known.json").parts
+        else:
+            [seam] = made.compute(images)
+        return in_batches(rest, seam.astype(np.float32))[1]
+
+    return features
+
+
 def _off(model: keras.Model, data: StageData, mode: Wanted, no: No) -> FeaturePlan:
     if mode != "auto":
         raise CallError(f'fit.features: "{mode}" cannot be had: {no.reason}; write "auto" or "off"')
@@ -286,8 +320,7 @@ def _chosen(mode: Wanted, data: StageData, split: Split, views: int | None, turn
         if blends_weights:
             return No('weights of images are blended with their labels in each epoch, which "cached" cannot')
         return "cached" if fits else No(f"the features would take {needed / 1e9:.1f} GB, more than there is memory for")
-    img = math.prod((*data.image.size, data.image.channels))
-    small = split.elements * 2 <= LARGEST_SEAM * img
+    small = _is_small(split, data.image)
     if mode == "auto" and (views is not None or not data.augmentation) and fits and small and not blends_weights:
         return "cached"
     if mode == "auto" and has_gpu():
@@ -295,6 +328,11 @@ def _chosen(mode: Wanted, data: StageData, split: Split, views: int | None, turn
             "new views in each epoch pass it on the GPU, within the training step; fit.views has it computed once"
         )
     return "fresh"
+
+
+def _is_small(split: Split, image: Image) -> bool:
+    """Whether features of an image on disk are small enough beside its pixels."""
+    return split.elements * 2 <= LARGEST_SEAM * math.prod((*image.size, image.channels))
 
 
 def _some_images(data: StageData) -> np.ndarray:

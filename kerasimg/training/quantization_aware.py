@@ -88,7 +88,7 @@ def with_rounding(model: keras.Model) -> keras.Model:
 class _Rounding(Call):
     """A call of a layer that the model does not have."""
 
-    def run(self, values: Any) -> Any:
+    def run(self, values: Any, **more: Any) -> Any:
         return [self.operation(values[self.inputs[0]])]
 
 

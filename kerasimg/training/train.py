@@ -19,19 +19,21 @@ from kerasimg.callbacks import CurvesToTensorBoard
 from kerasimg.callbacks.track_run import TrackRun, check_trackers
 from kerasimg.catalog import Reference
 from kerasimg.compile_cache import TOTAL, Compilations
-from kerasimg.data.items import ManyFaults
+from kerasimg.data.items import ManyFaults, evenly_spaced
 from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.sources import Data
 from kerasimg.data.split import warn_of_other_labels
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError, counted
 from kerasimg.escaping import command
 from kerasimg.evaluation.calibrate import fitted_to
+from kerasimg.evaluation.embed import MAPPED
 from kerasimg.evaluation.evaluate import Chosen, answered, evaluate_images, trained_on
 from kerasimg.evaluation.flips import decide
 from kerasimg.evaluation.known import false_alarms, known_by_default
 from kerasimg.files import lock_folder, write_json
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
+from kerasimg.models.keras_file import Answer
 from kerasimg.models.weights import save_weights
 from kerasimg.run_folder import SPEC, TRAINING, RunFolder
 from kerasimg.training import checkpoint
@@ -39,6 +41,7 @@ from kerasimg.training.auto_settings import is_out_of_memory
 from kerasimg.training.checkpoint_callbacks import record_interrupt
 from kerasimg.training.deadline import NEVER, Deadline
 from kerasimg.training.engine import Diverged, Engine, Hooks
+from kerasimg.training.features import head_features
 from kerasimg.training.history import History
 from kerasimg.training.objective import sample_weight_digest
 from kerasimg.training.prepare import Experiment, prepare, weights_of
@@ -64,8 +67,10 @@ IN_THE_PIPELINE = re.compile(rf"{ManyFaults.__name__}: (.*)")
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-OnFinished = Callable[[RunFolder, Classifier], object]
-"""Called when a run is finished, before its folder is unlocked: the layers above write the report in it."""
+OnFinished = Callable[[RunFolder, Classifier, Answer | None], object]
+"""Called when a run is finished, before its folder is unlocked: the layers above write the report in it.
+
+The answer is that for the held-out images, with the features of those in the map; None if none are held out."""
 
 
 def train(
@@ -194,13 +199,17 @@ def _complete(
 ) -> None:
     """Saves, evaluates and reports a trained model.  before: what had been compiled before the run."""
     classifier = with_flips_of_spec(classifier, experiment)
-    rule, about_rule = known_by_default(classifier, experiment.source, experiment.parts) or (None, None)
+    notes = stage_notes(run, len(experiment.spec.fit.stages) - 1)
+    draft = head_features(classifier, notes, experiment.cache)
+    found = known_by_default(classifier, experiment.source, experiment.parts, draft)
+    rule, about_rule = found or (None, None)
     classifier = replace(classifier, known=rule)
     classifier.save(run.model_file)
+    answer = None
     if (part := experiment.held_out) is not None:
         indices = experiment.parts[part]
         log.info(f"evaluating on {counted(len(indices), 'image')} ({part})")
-        answer = answered(classifier, experiment.source, indices)
+        answer = answered(classifier, experiment.source, indices, evenly_spaced(len(indices), MAPPED))
         seen = trained_on(classifier, Chosen(experiment.source, indices, part), own=True)
         options: dict[str, Any] = {"part": part, "seen": seen, "answer": answer}
         evaluate_images(classifier, experiment.source, indices, run.evaluation.path, **options)
@@ -213,7 +222,7 @@ def _complete(
         write_json(run.known_file, about_rule)
     finish(run, compiled=asdict(TOTAL.since(before)) if TOTAL.functions else {})
     if on_finished is not None:
-        on_finished(run, classifier)
+        on_finished(run, classifier, answer)
     if line := TOTAL.since(before).describe():
         log.info(line)
 

@@ -15,7 +15,7 @@ from kerasimg.evaluation.known import METHODS, false_alarms, fit_known, known_by
 from kerasimg.evaluation.measures import roc_auc
 from kerasimg.evaluation.shift import broken_promise, measure_shift, promise
 from kerasimg.models.classifier import Classifier, set_decisions
-from kerasimg.models.known import Known, find_head, with_features, with_known
+from kerasimg.models.known import Known, find_head, outputs_and_features, with_outputs
 from kerasimg.spec.pack import KnownRule
 
 FOREIGN = np.zeros((4, 4, 3), np.uint8)
@@ -87,17 +87,21 @@ def test_the_mahalanobis_distance_is_that_of_numpy_where_no_direction_is_left_ou
     classifier = Classifier.open(run.folder)
     train, held = (choose_images(classifier, None, part) for part in ("train", "validation"))
     fitted, _ = fit_known(classifier, train, held, 0.1, "mahalanobis")
-    probe, head = with_features(classifier.model)
-    assert head.width == 3
+    assert classifier.head.width == 3
     images = np.random.default_rng(0).uniform(0, 255, (5, 4, 4, 3)).astype(np.float32)
-    features = keras.ops.convert_to_numpy(probe(images))[:, 3:6]
+    features = keras.ops.convert_to_numpy(outputs_and_features(classifier.model)(images)[1])
+    np.testing.assert_allclose(classifier.values(images).features, features, rtol=1e-5)
     centres = fitted.arrays["centres"] @ np.linalg.inv(fitted.arrays["directions"]) + fitted.arrays["mean"]
     scaled = fitted.arrays["directions"]
     wanted = np.sqrt((((features[:, None] - centres) @ scaled) ** 2).sum(-1)).min(axis=1)
     scores = fitted.arrays["scores"]
     p = ((scores[None] >= wanted[:, None] * (1 + 1e-5)).sum(1) + 1) / (len(scores) + 1)
-    model = with_known(classifier.model, fitted)
-    assert keras.ops.convert_to_numpy(model(images)[1])[:, 0] == pytest.approx(p, abs=2 / (len(scores) + 1))
+    model = with_outputs(classifier.model, ("probabilities", "p_value"), fitted)
+    found = keras.ops.convert_to_numpy(model(images)["p_value"])[:, 0]
+    assert found == pytest.approx(p, abs=2 / (len(scores) + 1))
+    answer = replace(classifier, known=fitted).answer(images, kept=[1, 3])
+    assert answer.p_values == pytest.approx(found, abs=2 / (len(scores) + 1))
+    np.testing.assert_allclose(answer.features, features[[1, 3]], rtol=1e-5)
 
 
 def test_the_head_is_found_behind_activations_and_within_a_nested_model():
@@ -107,8 +111,8 @@ def test_the_head_is_found_behind_activations_and_within_a_nested_model():
     head = find_head(model)
     assert head.width == 3
     assert not head.has_logits
-    probe, _ = with_features(model)
-    assert probe.output_shape == (None, 5 + 3)
+    probe = outputs_and_features(model)
+    assert probe.output_shape == [(None, 5), (None, 3)]
     two = keras.layers.Average()([keras.layers.Dense(2)(keras.layers.Flatten()(image)) for _ in range(2)])
     assert find_head(keras.Model(image, two)) is None
 

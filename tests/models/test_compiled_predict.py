@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from kerasimg.models import compiled_predict
-from kerasimg.models.compiled_predict import answers, forward, images_at_once
+from kerasimg.models.compiled_predict import answers, final_outputs_of, forward, images_at_once, in_batches, outputs_of
 
 layers = keras.layers
 
@@ -64,7 +64,7 @@ def test_it_is_compiled_once():
     image = keras.Input((8, 8, 3))
     model = keras.Model(image, layers.Lambda(lambda pixels: runs.append(1) or layers.Flatten()(pixels))(image))
     runs.clear()
-    assert forward(model) is forward(model)
+    assert outputs_of(model) is outputs_of(model)
     for count in (1, 2, 3):
         assert forward(model)(images(count)).shape == (count, 192)
     assert len(runs) == 1
@@ -75,6 +75,37 @@ def test_a_model_that_was_asked_is_saved_without_it(model: keras.Model, tmp_path
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras", compile=False)
     np.testing.assert_allclose(answers(again, images(2)), answers(model, images(2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("working", ["float32", "bfloat16"])
+def test_the_pass_of_final_weights_gives_every_output_of_predict(model: keras.Model, working):
+    image = keras.Input((8, 8, 3))
+    shown = layers.RandomFlip("horizontal", seed=0)(image)  # which Keras applies unless it is told that nothing trains
+    both = keras.Model(image, [model(shown), layers.GlobalAveragePooling2D()(layers.RandomBrightness(0.9)(image))])
+    pixels = images(70)
+    wanted = both.predict(pixels, verbose=0)
+    found = in_batches(final_outputs_of(both, working), pixels)
+    assert [array.dtype for array in found] == [np.float32] * 2
+    near = {"rtol": 1e-5, "atol": 1e-6} if working == "float32" else {"rtol": 0.01, "atol": 0.02}
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, **near)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere Keras' own is used")
+def test_final_weights_become_constants_where_a_normalization_is_folded(model: keras.Model, monkeypatch):
+    folded = final_outputs_of(model)
+    before = folded(images(2))[0]
+    assert final_outputs_of(model) is not outputs_of(model)
+    convolution = model.layers[1]
+    convolution.set_weights([0 * weight for weight in convolution.get_weights()])
+    np.testing.assert_array_equal(folded(images(2))[0], before)
+    assert not np.allclose(forward(model)(images(2)), before)
+    plain = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(2)])
+    assert final_outputs_of(plain) is outputs_of(plain)
+    mixed = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(2, 3, dtype="mixed_bfloat16")])
+    assert final_outputs_of(mixed) is outputs_of(mixed)
+    monkeypatch.setattr(compiled_predict, "MOST_FOLDED", 10)
+    assert final_outputs_of(model) is outputs_of(model)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's own warning")

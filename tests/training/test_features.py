@@ -16,10 +16,12 @@ from kerasimg.data.pipeline import batches
 from kerasimg.data.source import Source
 from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError, Interrupted
+from kerasimg.evaluation.evaluate import Chosen
+from kerasimg.models.classifier import Classifier
 from kerasimg.spec.document import Image
 from kerasimg.training import feature_rows
 from kerasimg.training.deadline import Deadline, Interruption
-from kerasimg.training.features import FeaturePlan, StageData, plan_features
+from kerasimg.training.features import FeaturePlan, StageData, head_features, plan_features
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 
@@ -328,3 +330,23 @@ def test_an_estimate_does_not_include_the_compilation(
         "features of training images: 12 of 23",
         "features of training images: 16 of 23, 0.4 images/s, about 18 s left",
     ]
+
+
+def test_the_features_of_a_head_come_from_those_of_the_frozen_part(model: Any, source: Any, cache: Path):
+    spec = SimpleNamespace(image=IMAGE, task="multiclass", fit=SimpleNamespace(flips="off"))
+    classifier = Classifier(model, spec, ("0", "1", "2"))
+    plan = planned(model, source, mode="cached", precision="folded")
+    assert head_features(classifier, {"features": "off"}, "auto") is None
+    features = head_features(classifier, {**plan.figures, "features": plan.mode}, "auto")
+    found = features(Chosen(source, PARTS["validation"], "validation"))
+    pixels = np.concatenate([batch[0] for batch in plain_images(source, PARTS["validation"])])
+    np.testing.assert_allclose(found, classifier.values(pixels).features, rtol=2e-3, atol=2e-3)  # stored as float16
+    np.testing.assert_allclose(features(pixels), classifier.values(pixels).features, rtol=1e-4, atol=1e-4)
+    # They have the key of the validation images' features, so those are read from the cache.
+    about = feature_rows.Recipe(plan.engine, IMAGE, "float16").about(source, PARTS["validation"])
+    [folder] = cache.iterdir()
+    assert feature_rows.Store(about).place == folder
+
+
+def plain_images(source: Source, indices: np.ndarray) -> Any:
+    return (tuple(map(np.asarray, batch)) for batch in batches(source, indices, IMAGE, batch_size=4, exact=False))

@@ -27,7 +27,7 @@ def predictions(bundle: Bundle, ids: list[str], given: Answer, top: int) -> list
         given: the model's probabilities, (N, K), or (N, 1) for a binary task, and its p-values if it gives them.
         top: number of classes to list.
     """
-    probabilities, p_values, share = given
+    probabilities, p_values, share, _ = given
     decisions, confidences = decide(probabilities, bundle.task, bundle.thresholds)
     rows = columns(bundle, probabilities)
     rule = bundle.manifest.sets

@@ -221,7 +221,7 @@ class Output(NamedTuple):
 
 def output(model: Model, name: str, given: Answer) -> Output:
     """Returns one of the outputs from what the model says."""
-    rows, p_values, share = given
+    rows, p_values, share, _ = given
     if name == "probabilities":
         array = np.ascontiguousarray(answers.columns(model.bundle, rows), "<f4")
         return Output("FP32", list(array.shape), array.ravel().tolist(), array.tobytes())
