@@ -3,6 +3,9 @@
 Keras does the work: `keras.distribution.DataParallel` on JAX, TensorFlow's MirroredStrategy. Both need batches that can
 be split evenly, and the last one of an epoch often cannot. It is padded with copies of its own images that have no
 weight in the loss and the metrics; the weights of the others are scaled so that the step equals that of one device.
+
+Where JAX runs in several processes, on several machines, each process loads whole batches and gives its devices their
+rows of them. Each writes a run of its own, and all runs are alike.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from keras import ops
 
 from kerasimg import log
 from kerasimg.data.pipeline import map_batches
-from kerasimg.errors import counted
+from kerasimg.data.shuffling import Shard
+from kerasimg.errors import CallError, counted
 from kerasimg.models.build import leaves
 from kerasimg.spec.load import Spec
 from kerasimg.training.auto_settings import batch_size_of
@@ -38,6 +42,15 @@ class Devices:
     def count(self) -> int:
         """Number of devices."""
         return max(1, len(self.names))
+
+    @property
+    def shard(self) -> Shard:
+        """Which of the processes that train together this one is, and their number."""
+        if self.strategy is None or keras.backend.backend() != "jax":
+            return 0, 1
+        import jax
+
+        return jax.process_index(), jax.process_count()
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
@@ -75,19 +88,22 @@ class Devices:
     def even(self, dataset: Any, rows: int | None = None) -> Any:
         """Returns batches that can be split evenly: (x, y, (m, 2) the weight of each row, and whether it is an image).
 
+        In one of several processes they have the rows of its devices.
+
         dataset: of (x, y) or (x, y, w).  rows: number of all rows if the loss is one mean over them, not batch by
         batch, as in an evaluation.
         """
         if self.strategy is None or dataset is None:
             return dataset
-        count = self.count
+        count, (process, processes) = self.count, self.shard
         whole = None if rows is None else -(-rows // count) * count / rows
 
         def fill(x: Any, y: Any, weight: Any = None) -> tuple[Any, Any, Any]:
             n = ops.shape(y)[0]
             m = -(-n // count) * count
-            places = ops.arange(m) % n
-            is_image = ops.cast(ops.arange(m) < n, "float32")
+            rows = ops.arange(m * process // processes, m * (process + 1) // processes)
+            places = rows % n
+            is_image = ops.cast(rows < n, "float32")
             weighed = is_image * (ops.cast(m / n, "float32") if whole is None else whole)
             if weight is not None:
                 weighed = weighed * ops.take(weight, places, axis=0)
@@ -136,6 +152,11 @@ def devices_for(spec: Spec) -> Devices:
         return ONE
     size = batch_size_of(spec)
     count = max(number for number in range(1, len(names) + 1) if size % number == 0)
+    if count < len(names) and (processes := Devices(tuple(names), names).shard[1]) > 1:
+        raise CallError(
+            f"fit.distribute: batches of {size} cannot be split evenly among the {len(names)} devices of "
+            f"{counted(processes, 'process')}; choose another fit.batch_size"
+        )
     if count == 1:
         why = "there is no other" if len(names) == 1 else f"batches of {size} cannot be split evenly among more"
         log.once(f"devices: one of {len(names)}; {why}")

@@ -1,6 +1,8 @@
 """Trains the same specs on one device and on several, for test_devices.py, which runs this in a separate process.
 
 python on_devices.py BACKEND OUT CASE...
+
+With the variables KERAS_DISTRIBUTION_... of Keras it is one of several processes, which share the devices.
 """
 
 import json
@@ -12,6 +14,7 @@ from typing import Any
 
 BACKEND, OUT, ASKED = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
 DEVICES = 4 if "plain" in ASKED else 2  # TensorFlow traces the step once for each device
+DEVICES //= int(os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", 1))
 os.environ |= {"KERAS_BACKEND": BACKEND, "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}"}
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERASIMG_CACHE": str(OUT / "cache")}
 
@@ -24,11 +27,16 @@ if BACKEND == "tensorflow":
 
 from kerasimg.backend import load_keras  # noqa: E402
 
+if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
+    import keras
+
+    keras.distribution.initialize()
 load_keras()
 
 from kerasimg import log  # noqa: E402
 from kerasimg.api import Run  # noqa: E402
 from kerasimg.catalog import load  # noqa: E402
+from kerasimg.errors import CallError  # noqa: E402
 from kerasimg.evaluation import evaluate  # noqa: E402
 from kerasimg.run_folder import RunFolder  # noqa: E402
 from kerasimg.training import checkpoint, checkpoint_callbacks  # noqa: E402
@@ -139,6 +147,9 @@ if "plain" in ASKED:
         "taught": {"teacher": {"run": "x"}},
     }.items():
         written = spec("plain", "auto")
-        with listening(found["said"].setdefault(name, [])):
-            devices_for(load(written | {"fit": written["fit"] | changed}, num_classes=3))
+        with listening(said := found["said"].setdefault(name, [])):
+            try:
+                devices_for(load(written | {"fit": written["fit"] | changed}, num_classes=3))
+            except CallError as error:
+                said.append(str(error))
 (OUT / "found.json").write_text(json.dumps(found))

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -85,6 +87,36 @@ def test_each_image_counts_once_in_padded_batches(results: dict[str, Any], case:
 def test_a_killed_run_on_several_devices_is_resumed_to_the_same_result(results: dict[str, Any]):
     assert weights(results["plain"]["resumed"]).tobytes() == weights(results["plain"]["auto"]).tobytes()
     assert results["plain"]["resumed"]["history"] == results["plain"]["auto"]["history"]
+
+
+def test_two_processes_train_as_one(trained: Any, tmp_path: Path):
+    """As on two machines, each with two of the four devices."""
+    single = trained("jax")["plain"]["auto"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = []
+    for number in range(2):
+        out = tmp_path / str(number)
+        out.mkdir()
+        named = {"JOB_ADDRESSES": f"127.0.0.1:{port},127.0.0.1", "NUM_PROCESSES": "2", "PROCESS_ID": str(number)}
+        environment = os.environ | {f"KERAS_DISTRIBUTION_{name}": value for name, value in named.items()}
+        command = [sys.executable, str(SCRIPT), "jax", str(out), "plain"]
+        with (out / "errors").open("w") as errors:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
+        running.append((out, process))
+    for out, process in running:
+        assert process.wait() == 0, (out / "errors").read_text()[-3000:]
+    for out, _ in running:
+        found = json.loads((out / "found.json").read_text())
+        several = found["plain"]["auto"]
+        assert [len(stage["devices"]) for stage in several["stages"]] == [4]
+        np.testing.assert_allclose(weights(several), weights(single), rtol=0, atol=2e-6)
+        assert [row["val_accuracy"] for row in several["history"]] == [row["val_accuracy"] for row in single["history"]]
+        assert several["accuracy"] == single["accuracy"]
+        assert weights(found["plain"]["resumed"]).tobytes() == weights(several).tobytes()
+        uneven = "batches of 9 cannot be split evenly among the 4 devices of 2 processes; choose another fit.batch_size"
+        assert found["said"]["odd"] == [f"fit.distribute: {uneven}"]
 
 
 def test_as_many_devices_as_divide_the_batch_are_used_and_logged(trained: Any):
