@@ -338,6 +338,8 @@ def lower(graph: FlatGraph, working: Working = "float32") -> Program:
         kernels += type(call.operation) in FOLDING
         run = _lowered(call, scaling, "float32" if kernels <= EXACT else working)
         if run is None:
+            absorbed.pop(id(call), None)  # a layer that is called itself leaves its normalization to be one of its own
+            folded = None
             run = _called(call, working)
             called.append(call.operation.name)
         steps.append(Step(run, call.inputs, (folded or call).outputs[0]))
@@ -371,8 +373,9 @@ def _lowered(call: Call, scaling: Scaling | None, working: Working) -> Run | Non
 
 
 def _casts_oddly(layer: Any) -> bool:
-    """Whether a layer computes in a type that the program would not give it."""
-    return getattr(layer, "compute_dtype", "float32") not in ("float32", "bfloat16", "float16")
+    """Whether a layer computes in a type that the program would not give it, or has its kernel in int8."""
+    quantized = getattr(getattr(layer, "dtype_policy", None), "quantization_mode", None)
+    return quantized or getattr(layer, "compute_dtype", "float32") not in ("float32", "bfloat16", "float16")
 
 
 def _called(call: Call, working: Working) -> Run:

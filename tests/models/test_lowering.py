@@ -56,6 +56,7 @@ CHAINS: dict[str, tuple[Any, int]] = {
         1,
     ),
     "in groups": (lambda: [layers.Rescaling(1 / 255), layers.Conv2D(6, 3, groups=3), layers.Dropout(0.5)], 0),
+    "in groups, normalized": (lambda: [layers.Conv2D(6, 3, groups=3), layers.BatchNormalization()], 0),
 }
 
 
@@ -112,6 +113,18 @@ def test_what_merges_takes_its_inputs_in_order(merge: Any):
 def test_a_layer_without_an_entry_is_called_itself():
     model = made(layers.Conv2D(8, 3, name="conv"), SqueezeExcite(name="squeeze"), layers.LeakyReLU(name="leaky"))
     assert compare(model).called == ("squeeze", "leaky")
+
+
+def test_augmentation_within_the_model_does_nothing():
+    augmenting = [layers.RandomFlip(seed=0), layers.RandomContrast(0.9, seed=0), layers.GaussianNoise(0.9, seed=0)]
+    assert len(compare(made(*augmenting, layers.Conv2D(8, 3))).called) == 3
+
+
+def test_a_layer_with_a_kernel_in_int8_is_called_itself():
+    model = made(layers.Conv2D(8, 3), layers.BatchNormalization(), layers.Dense(4, name="dense"))
+    model.get_layer("dense").quantize("int8")
+    program = compare(model)
+    assert (program.called, program.folded) == (("dense",), 1)
 
 
 def test_bfloat16_is_near():
