@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, counted, nearest
@@ -164,7 +164,7 @@ def _expected(n: int, coverage: float) -> list[float]:
     k = limit_rank(n, coverage)
     if k > n:
         return [1.0, 1.0]
-    return [float(beta.ppf(share, k, n + 1 - k)) for share in (0.025, 0.975)]
+    return cast(list[float], betaincinv(k, n + 1 - k, (0.025, 0.975)).tolist())
 
 
 def _of_few(counts: np.ndarray, coverage: float, classes: Sequence[str]) -> list[str]:

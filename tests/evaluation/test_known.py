@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.stats import beta, kstest, kstwobign
 
 import kerasimg
 from kerasimg.errors import CallError
@@ -127,6 +128,11 @@ def test_shift_divides_a_change_of_accuracy():
     easy = rng.random(1000) < 0.5 + 0.5 * p
     own = measure_shift(p, easy, 0.05, 999)
     assert own["distance"] < 0.01
+    drawn = rng.random(77).astype(np.float32)
+    found = measure_shift(drawn, drawn > 0.1, 0.05, 99)
+    assert found["distance"] == pytest.approx(kstest(drawn, "uniform").statistic, abs=1e-7)
+    assert found["p_value"] == pytest.approx(kstwobign.sf(np.sqrt(77 * 99 / (77 + 99)) * found["distance"]))
+    assert found["expected"] == pytest.approx(beta.ppf([0.025, 0.975], 5, 95))
     assert own["p_value"] > 0.9
     low = p * 0.5
     moved = measure_shift(low, rng.random(1000) < 0.5 + 0.5 * low, 0.05, 999, own)
