@@ -175,7 +175,7 @@ class Classifier:
         run, asked = self._forward("float32"), 0
         features: list[np.ndarray] = []
 
-        def digest(*batch: Any) -> list[np.ndarray]:
+        def answer_batch(*batch: Any) -> list[np.ndarray]:
             nonlocal asked
             outputs, *found = run(*batch)
             if not found:
@@ -185,7 +185,7 @@ class Classifier:
             asked += len(outputs)
             return [outputs] if self.known is None else [outputs, self.p_values(found[0])]
 
-        outputs, *p_values = in_batches(digest, images)
+        outputs, *p_values = in_batches(answer_batch, images)
         share = 0.0 if self.known is None else self.known.rule.share
         held = np.concatenate(features) if features else None
         return Answer(self.probabilities_of(outputs), p_values[0] if p_values else None, share, held)

@@ -250,11 +250,12 @@ def plan_features(
 
 
 def head_features(classifier: Classifier, notes: Mapping[str, Any], cache: Any) -> Draft | None:
-    """What gives the features of a trained classifier's head by the cached ones of its frozen part; None without any.
+    """Returns a function that gives the features of a trained classifier's head, by those of its frozen part.
 
-    They are those of the images as they are, which the cache holds of validation images, and is given of others.
+    The features of the frozen part are read from the cache, else computed and stored there; of the images as they are,
+    not augmented, as for validation. None if the frozen part was not computed apart.
 
-    notes: of the last stage of its training.
+    notes: of the last stage of the training.
     """
     if notes.get("features") not in ("cached", "fresh") or classifier.head is None:
         return None
