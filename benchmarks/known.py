@@ -62,9 +62,9 @@ def scores_of(classifier: Classifier, method: str) -> tuple[Any, np.ndarray, np.
 
 
 def raw_scores(classifier: Classifier, known: Any, images: Any) -> np.ndarray:
-    from kerasimg.evaluation.known import Values
+    from kerasimg.evaluation.known import HeadValues
 
-    return Values.of(classifier.head, classifier.values(images).required_features()).scores(known)  # type: ignore[arg-type]
+    return HeadValues(classifier.head, classifier.values(images).required_features()).scores(known)  # type: ignore[arg-type]
 
 
 def p_values(held: np.ndarray, scores: np.ndarray) -> np.ndarray:

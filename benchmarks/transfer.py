@@ -12,14 +12,15 @@ turns; kerasimg starts with an empty cache unless the name says "again". The scr
 process (median, minimum and maximum), accuracies, the ratio to the tutorial, and where kerasimg's time goes.
 
 --engines: the frozen part alone, Keras against each inference engine: images per second in turn, medians, and the
-difference of the features from Keras'. --at-once: the frozen EfficientNet-Lite0 and Keras' forward pass on batches of
-64, whole and in parts whose values stay small (`images_at_once`), in turn. --rows: a Dense head on features in memory,
-rows per second through `fit`.
+difference of the features from Keras'. --at-once: the frozen EfficientNet-Lite0, Keras' forward pass, and the folded
+one of a trained classifier on batches of 64, whole and in parts whose values stay small (`images_at_once`), in turn.
+--rows: a Dense head on features in memory, rows per second through `fit`.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import json
 import os
@@ -211,7 +212,7 @@ def at_once(chosen: argparse.Namespace) -> None:
     import numpy as np
 
     import kerasimg
-    from kerasimg.models.compiled_predict import BATCH_SIZE, forward
+    from kerasimg.models.compiled_predict import BATCH_SIZE, final_outputs_of, outputs_of
     from kerasimg.models.inference import engine
     from kerasimg.models.split_model import split_frozen
 
@@ -220,30 +221,39 @@ def at_once(chosen: argparse.Namespace) -> None:
     if split is None:
         raise SystemExit("nothing is frozen")
     images = np.random.default_rng(0).uniform(0, 255, (BATCH_SIZE, *model.input_shape[1:])).astype(np.float32)
-    ways: dict[str, tuple[Any, Any]] = {}
+    ways: dict[str, list[Any]] = {}
     for name in ("whole", "in parts"):
-        frozen, keras_forward = engine(split, BATCH_SIZE, "folded"), type(forward(model))(model)
+        frozen: Any = engine(split, BATCH_SIZE, "folded")
+        passes: list[Any] = [copy.copy(outputs_of(model)), final_outputs_of(model)]
         if name == "whole":
-            frozen.at_once = keras_forward.at_once = BATCH_SIZE
-        ways[name] = frozen, keras_forward
+            for each in (frozen, *passes):
+                each.at_once = BATCH_SIZE
+        ways[name] = [frozen.compute, *passes]
     print(f"in parts of {frozen.at_once} images")
-    computed = {name: (frozen.compute(images)[0], ask(images)) for name, (frozen, ask) in ways.items()}
-    seconds: dict[str, list[list[float]]] = {name: [[], []] for name in ways}
+    computed = {name: [function(images)[0] for function in functions] for name, functions in ways.items()}
+    seconds: dict[str, list[list[float]]] = {name: [[] for _ in functions] for name, functions in ways.items()}
     for _ in range(3 + 2 * chosen.repeats):
-        for name, (frozen, ask) in ways.items():
-            for which, function in enumerate((frozen.compute, ask)):
+        for name, functions in ways.items():
+            for which, function in enumerate(functions):
                 began = time.perf_counter()
                 function(images)
                 seconds[name][which].append(time.perf_counter() - began)
     print("| | whole, images/s | in parts, images/s | ratio, median of pairs (least, most) | largest difference |")
     print("| --- | ---: | ---: | ---: | ---: |")
-    for which, name in enumerate(("the frozen part, folded", "Keras' forward pass")):
+    for which, name in enumerate(("the frozen part, folded", "Keras' forward pass", "the same, folded")):
         one, other = seconds["whole"][which], seconds["in parts"][which]
         ratios = [a / b for a, b in zip(one, other, strict=True)]
         rates = [f"{BATCH_SIZE / statistics.median(times):.0f}" for times in (one, other)]
         difference = np.abs(computed["whole"][which] - computed["in parts"][which]).max()
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f})"
         print(f"| {name} | {rates[0]} | {rates[1]} | {spread} | {difference:.2g} |")
+    _, plain, folded = seconds["in parts"]
+    ratios = [a / b for a, b in zip(plain, folded, strict=True)]
+    difference = np.abs(computed["in parts"][1] - computed["in parts"][2]).max()
+    print(
+        f"Keras' forward pass, folded, in parts: {statistics.median(ratios):.2f} times as fast "
+        f"({min(ratios):.2f}, {max(ratios):.2f}), largest difference {difference:.2g}"
+    )
 
 
 def rows(chosen: argparse.Namespace) -> None:

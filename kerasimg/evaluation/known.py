@@ -169,15 +169,15 @@ def fit_known(
 
     trained: images that the model was fitted to.  held: images that it was not fitted to, which set the limit.
     draft: gives the features by which the method is chosen and its means and directions are computed, which need
-    neither all digits nor the exact pixels; None: the classifier's own draft. The images of the limit get both.
+    neither all digits nor the exact pixels; None: `own_draft`. The images of the limit get both.
     """
-    plain = replace(classifier, flips=False)  # features are of the image as it is
+    plain = _without_flips(classifier)
     if plain.head is None:
         raise CallError("known: the model has no last layer with weights and a single input")
     random = np.random.default_rng(0)
     chosen = _sample(trained, _fitted(len(classifier.classes)), random)
-    draft = draft or _own_draft(plain)
-    values = Values.of(plain.head, draft(Chosen(trained.source, chosen, trained.part)))
+    draft = draft or own_draft(classifier)
+    values = HeadValues(plain.head, draft(Chosen(trained.source, chosen, trained.part)))
     rules = _fit(values, _one_label(trained.source.label_ids(chosen)), share, random)
     order = random.permutation(held.indices)
     count = _tried(len(order)) if method == "auto" else 0
@@ -190,7 +190,7 @@ def fit_known(
         raise CallError("known: the energy needs a last layer Dense with several outputs; choose another method")
     rule = rules[method]
     exact = plain.values(image_batches(plain, held.source, rest)).required_features()
-    own = Values.of(plain.head, exact).scores(rule)
+    own = HeadValues(plain.head, exact).scores(rule)
     result = Known(rule.rule, {**rule.arrays, "scores": np.sort(own)})
     low, high = promise(len(own), share)
     return result, {
@@ -203,16 +203,25 @@ def fit_known(
     }
 
 
-def _own_draft(classifier: Classifier) -> Draft:
-    """The features by the classifier's forward pass, in its draft form."""
+def own_draft(classifier: Classifier, cache: Any = "auto") -> Draft:
+    """Returns what gives features by the classifier's own pass, in its draft form.
+
+    cache: of decoded images, as for `kerasimg.train`.
+    """
+    plain = _without_flips(classifier)
 
     def features(images: Chosen | np.ndarray) -> np.ndarray:
         given: Any = images
         if isinstance(images, Chosen):
-            given = image_batches(classifier, images.source, images.indices, exact=False, cache="auto")
-        return classifier.values(given, draft=True).required_features()
+            given = image_batches(plain, images.source, images.indices, exact=False, cache=cache)
+        return plain.values(given, draft=True).required_features()
 
     return features
+
+
+def _without_flips(classifier: Classifier) -> Classifier:
+    """The features of a rule are of the image as it is."""
+    return replace(classifier, flips=False)
 
 
 def false_alarms(truth: np.ndarray | None, p_values: Any, share: float, classes: Sequence[str]) -> dict[str, Any]:
@@ -235,16 +244,11 @@ def false_alarms(truth: np.ndarray | None, p_values: Any, share: float, classes:
     }
 
 
-class Values:
-    """Features and logits of images."""
+class HeadValues:
+    """The features (N, d) of images, and the logits that a head makes of them."""
 
-    def __init__(self, features: np.ndarray, logits: np.ndarray | None) -> None:
-        self.features, self.logits = features, logits
-
-    @staticmethod
-    def of(head: Head, features: np.ndarray) -> Values:
-        """Of images with these features (N, d)."""
-        return Values(features, head.logits(features))
+    def __init__(self, head: Head, features: np.ndarray) -> None:
+        self.features, self.logits = features, head.logits(features)
 
     def scores(self, known: Known) -> np.ndarray:
         """(N,) float32."""
@@ -266,7 +270,7 @@ def _sample(trained: Chosen, count: int, random: np.random.Generator) -> np.ndar
     return indices if len(indices) <= count else np.sort(random.choice(indices, count, replace=False))
 
 
-def _fit(values: Values, truth: np.ndarray | None, share: float, random: np.random.Generator) -> dict[str, Known]:
+def _fit(values: HeadValues, truth: np.ndarray | None, share: float, random: np.random.Generator) -> dict[str, Known]:
     """A rule for each method that the model allows, without the scores that set the limit."""
     features = values.features.astype(np.float64)
     groups = np.zeros(len(features), int) if truth is None else truth
@@ -331,11 +335,11 @@ def _try(
     pixels = np.concatenate([keras.ops.convert_to_numpy(batch[0]) for batch in batches]).astype(np.float32)
     head = cast(Head, classifier.head)
     truth = _one_label(source.label_ids(indices))
-    own = Values.of(head, draft(pixels))
+    own = HeadValues(head, draft(pixels))
     rows: dict[str, dict[str, float]] = {name: {} for name in rules}
     foreign = np.repeat([0, 1], len(pixels))
     for kind, make in FOREIGN.items():
-        others = Values.of(head, draft(make(pixels, truth, random)))
+        others = HeadValues(head, draft(make(pixels, truth, random)))
         for name, rule in rules.items():
             rows[name][kind] = roc_auc(foreign, np.concatenate([own.scores(rule), others.scores(rule)]))
     return rows

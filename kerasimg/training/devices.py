@@ -46,11 +46,7 @@ class Devices:
     @property
     def shard(self) -> Shard:
         """Which of the processes that train together this one is, and their number."""
-        if self.strategy is None or keras.backend.backend() != "jax":
-            return 0, 1
-        import jax
-
-        return jax.process_index(), jax.process_count()
+        return (0, 1) if self.strategy is None else _process()
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
@@ -152,7 +148,7 @@ def devices_for(spec: Spec) -> Devices:
         return ONE
     size = batch_size_of(spec)
     count = max(number for number in range(1, len(names) + 1) if size % number == 0)
-    if count < len(names) and (processes := Devices(tuple(names), names).shard[1]) > 1:
+    if count < len(names) and (processes := _process()[1]) > 1:
         raise CallError(
             f"fit.distribute: batches of {size} cannot be split evenly among the {len(names)} devices of "
             f"{counted(processes, 'process')}; choose another fit.batch_size"
@@ -167,6 +163,15 @@ def devices_for(spec: Spec) -> Devices:
         f"devices: {count} ({', '.join(chosen)}{left}), with {size // count} of a batch's {counted(size, 'image')} each"
     )
     return Devices(chosen, _strategy(chosen))
+
+
+def _process() -> Shard:
+    """Which of the processes of the backend this one is, and their number."""
+    if keras.backend.backend() != "jax":
+        return 0, 1
+    import jax
+
+    return jax.process_index(), jax.process_count()
 
 
 def _names() -> list[str]:

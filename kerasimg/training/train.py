@@ -29,7 +29,7 @@ from kerasimg.evaluation.calibrate import fitted_to
 from kerasimg.evaluation.embed import MAPPED
 from kerasimg.evaluation.evaluate import Chosen, answered, evaluate_images, trained_on
 from kerasimg.evaluation.flips import decide
-from kerasimg.evaluation.known import false_alarms, known_by_default
+from kerasimg.evaluation.known import false_alarms, known_by_default, own_draft
 from kerasimg.files import lock_folder, write_json
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
@@ -200,7 +200,7 @@ def _complete(
     """Saves, evaluates and reports a trained model.  before: what had been compiled before the run."""
     classifier = with_flips_of_spec(classifier, experiment)
     notes = stage_notes(run, len(experiment.spec.fit.stages) - 1)
-    draft = head_features(classifier, notes, experiment.cache)
+    draft = head_features(classifier, notes, experiment.cache) or own_draft(classifier, experiment.cache)
     found = known_by_default(classifier, experiment.source, experiment.parts, draft)
     rule, about_rule = found or (None, None)
     classifier = replace(classifier, known=rule)

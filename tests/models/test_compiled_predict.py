@@ -80,7 +80,7 @@ def test_a_model_that_was_asked_is_saved_without_it(model: keras.Model, tmp_path
 @pytest.mark.parametrize("working", ["float32", "bfloat16"])
 def test_the_pass_of_final_weights_gives_every_output_of_predict(model: keras.Model, working):
     image = keras.Input((8, 8, 3))
-    shown = layers.RandomFlip("horizontal", seed=0)(image)  # which Keras applies unless it is told that nothing trains
+    shown = layers.RandomFlip("horizontal", seed=0)(image)  # applied by default
     both = keras.Model(image, [model(shown), layers.GlobalAveragePooling2D()(layers.RandomBrightness(0.9)(image))])
     pixels = images(70)
     wanted = both.predict(pixels, verbose=0)
