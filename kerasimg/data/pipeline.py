@@ -302,4 +302,8 @@ def _dataset(batches: Batches, first: int, end: int | None, finish: Callable[...
     dataset = dataset.map(
         as_written(fetch), num_parallel_calls=batches.at_once, deterministic=True, use_unbounded_threadpool=True
     )
-    return dataset.map(as_written(finish), num_parallel_calls=BATCHES_AT_ONCE, deterministic=True).prefetch(prefetch)
+    dataset = dataset.map(as_written(finish), num_parallel_calls=BATCHES_AT_ONCE, deterministic=True)
+    options = tf.data.Options()
+    # All numbers are given. Its thread sleeps for up to seconds, and the end of an iterator often waits for that.
+    options.autotune.enabled = False
+    return dataset.prefetch(prefetch).with_options(options)

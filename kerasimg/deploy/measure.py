@@ -28,6 +28,7 @@ from kerasimg.deploy.targets import Target, open_runtime, target, targets
 from kerasimg.errors import CallError, KerasimgError, counted, listed, needs
 from kerasimg.log import Verbose
 from kerasimg.models.classifier import ClassifierReference
+from kerasimg.processor import processor_name
 from kerasimg.results import Measurement
 from kerasimg.run_folder import MODEL
 
@@ -100,7 +101,7 @@ def measure(
         "input": list(exporting.shape),
         "parameters": exporting.model.count_params(),
         "macs": macs(exporting.model),
-        "machine": {"processor": _processor(), "cores": cores(), "system": platform.system()},
+        "machine": {"processor": processor_name(), "cores": cores(), "system": platform.system()},
         "runtimes": rows,
     }
     return Measurement.of(content)
@@ -331,13 +332,3 @@ COUNTED: dict[str, Callable[[Any], int]] = {
     "Einsum": _einsum,
 }
 """TensorFlow operation type -> the function that counts its multiply-adds."""
-
-
-def _processor() -> str:
-    """Returns the name of the CPU."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

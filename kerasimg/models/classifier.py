@@ -30,6 +30,7 @@ from kerasimg.catalog import ZOO, find, load_to_build
 from kerasimg.compile_cache import open_compile_cache
 from kerasimg.errors import CallError, Fault, SpecError, counted
 from kerasimg.files import replacing, to_json
+from kerasimg.keras_internals import save_and_load_quickly
 from kerasimg.models.backbones import specs_beside
 from kerasimg.models.build import construct
 from kerasimg.models.compiled_predict import Run, answers, final_outputs_of, in_batches
@@ -104,6 +105,7 @@ class Classifier:
             "beside": specs_beside(self.spec),
             **self._decisions(),
         }
+        save_and_load_quickly()
         with replacing(path) as partial:
             plain.save(partial)
             with zipfile.ZipFile(partial, "a") as archive:
@@ -186,9 +188,18 @@ class Classifier:
             return [outputs] if self.known is None else [outputs, self.p_values(found[0])]
 
         outputs, *p_values = in_batches(answer_batch, images)
+        return self._answer(outputs, p_values[0] if p_values else None, np.concatenate(features) if features else None)
+
+    def answer_from(self, values: Values, kept: Sequence[int] | np.ndarray = ()) -> Answer:
+        """As `answer`, for images whose values are known."""
+        if values.features is None:
+            return self._answer(values.outputs, None, None)
+        p_values = None if self.known is None else self.p_values(values.features)
+        return self._answer(values.outputs, p_values, values.features[np.asarray(kept, np.int64)])
+
+    def _answer(self, outputs: np.ndarray, p_values: np.ndarray | None, features: np.ndarray | None) -> Answer:
         share = 0.0 if self.known is None else self.known.rule.share
-        held = np.concatenate(features) if features else None
-        return Answer(self.probabilities_of(outputs), p_values[0] if p_values else None, share, held)
+        return Answer(self.probabilities_of(outputs), p_values, share, features)
 
     def p_values(self, features: np.ndarray) -> np.ndarray:
         """(N,) float32 of images by their features, by the rule for unknown images.
@@ -210,13 +221,17 @@ class Classifier:
         """Features -> p-values."""
         return None if self.head is None or self.known is None else p_value_model(self.head, self.known)
 
+    def use_pass(self, run: Run) -> None:
+        """Have a compiled pass of the model, to its outputs and features, used instead of compiling one."""
+        self._compiled[self.model, False, "float32"] = run
+
     def _forward(self, working: Working) -> Run:
         """The pass that gives outputs and, where there are any, features."""
         whole = self.model, self.flips
-        if whole not in self._compiled:
-            both = None if self.head is None else outputs_and_features(self.model)
-            self._compiled[whole] = self.asked if both is None else with_flips(both) if self.flips else both
         if (*whole, working) not in self._compiled:
+            if whole not in self._compiled:
+                both = None if self.head is None else outputs_and_features(self.model)
+                self._compiled[whole] = self.asked if both is None else with_flips(both) if self.flips else both
             self._compiled[*whole, working] = final_outputs_of(self._compiled[whole], working)
         return cast(Run, self._compiled[*whole, working])
 
@@ -266,6 +281,7 @@ UNSAFE_LAYERS = frozenset(
 def _load_model(file: Path) -> keras.Model:
     """The model in a `.keras` file that a stranger may have written; CallError where it is no such model."""
     open_compile_cache()
+    save_and_load_quickly()
     place = f"'{file}' cannot be loaded"
     with open_archive(file, place, ".keras") as archive:
         config = parse_json(

@@ -17,7 +17,8 @@ from keras import ops
 
 from kerasimg.keras_internals import is_functional
 from kerasimg.models.flat_graph import flatten
-from kerasimg.models.lowering import Working, has_bfloat16, lower
+from kerasimg.models.lowering import Working, lower
+from kerasimg.processor import has_bfloat16
 
 BATCH_SIZE = 64
 """Images per batch, if an array holds more."""

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
@@ -30,9 +30,10 @@ import numpy as np
 from kerasimg.errors import CallError, counted
 from kerasimg.models.compiled_predict import forward, has_gpu, images_at_once, in_parts
 from kerasimg.models.flat_graph import flatten
-from kerasimg.models.lowering import Program, has_bfloat16, lower
+from kerasimg.models.lowering import Program, lower
 from kerasimg.models.output_kind import as_probabilities, output_kind
 from kerasimg.models.split_model import Split
+from kerasimg.processor import has_bfloat16
 
 Form = Literal["plain", "folded", "bfloat16", "litert"]
 Precision = Literal["auto", "plain", "folded", "bfloat16", "litert"]
@@ -125,6 +126,12 @@ class Engine:
         return "; ".join([line, *self.said])
 
     @property
+    def record(self) -> dict[str, Any]:
+        """What `engine_of_record` needs; JSON-compatible."""
+        agreement = None if self.agreement is None else list(self.agreement)
+        return {"form": self.form, "rates": self.rates, "agreement": agreement, "said": list(self.said)}
+
+    @property
     def figures(self) -> dict[str, Any]:
         """For the run's record."""
         found: dict[str, Any] = {"form": self.form, "parameters": self.split.parameters}
@@ -156,6 +163,13 @@ def engine(split: Split, batch_size: int, precision: Precision = "auto", work: i
     rates = _timed([*candidates, _plain(split, batch_size)] if candidates[-1].form != "plain" else candidates)
     best = max(candidates, key=lambda engine: rates[engine.form])
     return replace(best, rates=rates)
+
+
+def engine_of_record(split: Split, batch_size: int, record: Mapping[str, Any]) -> Engine:
+    """The engine that an earlier process settled on, for the same model on such a machine."""
+    agreement = record["agreement"] and Agreement(*record["agreement"])
+    made = MAKERS[record["form"]](split, batch_size)
+    return replace(made, rates=record["rates"], agreement=agreement, said=tuple(record["said"]))
 
 
 def settle(

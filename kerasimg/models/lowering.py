@@ -9,7 +9,6 @@ convolutions are many times slower. A layer without an entry in `LOWERED` is cal
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -23,16 +22,6 @@ from kerasimg.models.split_model import DROPPING
 
 Working = Literal["float32", "bfloat16"]
 """The type that values have between the layers."""
-
-
-def has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 natively; False if the system does not report it."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return bool({"amx_bf16", "avx512_bf16"}.intersection(flags))
-
 
 LAST = "channels_last"
 

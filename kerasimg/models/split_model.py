@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -56,17 +57,23 @@ class Split:
         """Parameters of the frozen part."""
         return int(self.frozen.count_params())
 
+    @cached_property
     def digest(self) -> str:
-        """A digest (32 digits) of the frozen part: its layers, their connections, their weights."""
-        graph = flatten(self.frozen)
-        found = hashlib.blake2b(digest_size=16)
-        for call in graph.calls:
-            said = [type(call.operation).__name__, _configuration(call.operation), call.inputs, call.outputs]
-            found.update(json.dumps([*said, repr(_plain_arguments(call))], sort_keys=True, default=str).encode())
-            for weight in getattr(call.operation, "weights", ()):
-                found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
-        found.update(repr((graph.inputs, graph.outputs, self.frozen.input_shape)).encode())
-        return found.hexdigest()
+        """The digest of the frozen part."""
+        return digest(self.frozen)
+
+
+def digest(model: keras.Model) -> str:
+    """A digest (32 digits) of a functional model: its layers, their connections, their weights, but for names."""
+    graph = flatten(model)
+    found = hashlib.blake2b(digest_size=16)
+    for call in graph.calls:
+        said = [type(call.operation).__name__, _configuration(call.operation), call.inputs, call.outputs]
+        found.update(json.dumps([*said, repr(_plain_arguments(call))], sort_keys=True, default=str).encode())
+        for weight in getattr(call.operation, "weights", ()):
+            found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
+    found.update(repr((graph.inputs, graph.outputs, model.input_shape)).encode())
+    return found.hexdigest()
 
 
 def split_frozen(model: keras.Model) -> Split | None:

@@ -25,7 +25,7 @@ import numpy as np
 from kerasimg.boundary import Bytes, Tensor, hdf5_shapes, open_archive, reason_of, safetensors_arrays
 from kerasimg.errors import WeightsError, counted, listed, nearest
 from kerasimg.files import replacing
-from kerasimg.keras_internals import weights_as_hdf5
+from kerasimg.keras_internals import save_and_load_quickly, weights_as_hdf5
 from kerasimg.models.scaling import IMAGENET_STD
 from kerasimg.spec.arguments import entry
 from kerasimg.spec.load import Spec
@@ -286,6 +286,7 @@ def head_of(model: keras.Model) -> Any:
 
 def _load(model: Any, path: Path, load: Callable[[], None], checked: bool = False) -> None:
     """Load weights; WeightsError where that fails. checked: whether `check_hdf5` was done."""
+    save_and_load_quickly()
     try:
         if not checked:
             check_hdf5(path)

@@ -30,8 +30,8 @@ from kerasimg.data.source import Source
 from kerasimg.errors import CallError, counted
 from kerasimg.models.build import construct, leaves
 from kerasimg.models.compiled_predict import has_gpu
-from kerasimg.models.lowering import has_bfloat16
 from kerasimg.models.split_model import split_frozen
+from kerasimg.processor import has_bfloat16
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import stages
 from kerasimg.training.features import has_features

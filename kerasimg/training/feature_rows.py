@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
@@ -21,6 +22,7 @@ import keras
 import numpy as np
 
 from kerasimg import log
+from kerasimg.backend import BACKENDS
 from kerasimg.data.augment import Augmentation
 from kerasimg.data.batches import Arrays, Signature, encode_labels, labels_for
 from kerasimg.data.cache import about_pixels, open_cache
@@ -29,8 +31,9 @@ from kerasimg.data.pipeline import Targets, batches, own_errors
 from kerasimg.data.shuffling import Order
 from kerasimg.data.source import Source
 from kerasimg.errors import counted
-from kerasimg.models.compiled_predict import has_gpu
+from kerasimg.models.compiled_predict import Run, final_outputs_of, has_gpu, images_at_once
 from kerasimg.models.inference import Engine
+from kerasimg.models.split_model import Split
 from kerasimg.spec.document import Image
 from kerasimg.training.deadline import NEVER, Deadline
 from kerasimg.training.feature_files import Store, row_keys
@@ -60,11 +63,38 @@ class DoesNotFit(Exception):
     """A feature is beyond float16."""
 
 
+class Exact:
+    """A frozen part in float32 for evaluation: the form of a trained model's pass."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    @property
+    def name(self) -> str:
+        """As of an engine; the numbers are those of a backend and its version, to the last digit."""
+        backend = keras.backend.backend()
+        return f"exact, {backend} {version(BACKENDS[backend])}"
+
+    @cached_property
+    def at_once(self) -> int:
+        """As of an engine."""
+        return images_at_once(self.split.frozen) if keras.backend.backend() == "tensorflow" else 0
+
+    @cached_property
+    def run(self) -> Run:
+        """Images -> the seam; compiled when it is used first."""
+        return final_outputs_of(self.split.frozen)
+
+    def compute(self, images: Any) -> list[np.ndarray]:
+        """The seam as arrays."""
+        return self.run(images)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All that features depend on, except the images."""
 
-    engine: Engine
+    engine: Engine | Exact
     image: Image
     stored: Stored
     augment: Sequence[Any] = ()
@@ -76,6 +106,11 @@ class Recipe:
     targets: Targets = "sparse"
 
     @property
+    def exact(self) -> bool:
+        """Whether the images are decoded exactly, as for an evaluation."""
+        return isinstance(self.engine, Exact)
+
+    @property
     def blends(self) -> bool:
         """Whether a row depends on its batch, and has its own labels."""
         return self.augmentation is not None and self.augmentation.blends
@@ -84,10 +119,10 @@ class Recipe:
         """Returns what identifies the folder of the rows."""
         about: dict[str, Any] = {
             "kerasimg": version("kerasimg"),
-            "frozen": self.engine.split.digest(),
+            "frozen": self.engine.split.digest,
             "engine": self.engine.name,
             "stored": self.stored,
-            "pixels": about_pixels(self.image, exact=False),
+            "pixels": about_pixels(self.image, exact=self.exact),
         }
         if self.augmentation is not None:
             layers = [[name, dict(arguments)] for name, arguments in self.augment]
@@ -285,8 +320,7 @@ def _computed(
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]]:
     """Yields positions of images, their features and, for blended images, their labels."""
     if recipe.augmentation is None:
-        loader = Loader(source, indices, recipe.image, open_cache(cache), exact=False)
-
+        loader = Loader(source, indices, recipe.image, open_cache(cache), exact=recipe.exact)
         size = _batch_size(recipe.image)
         as_floats = keras.backend.backend() == "tensorflow"
 
@@ -336,11 +370,19 @@ def _batch_size(image: Image) -> int:
     return max(1, min(GPU_BATCH, GPU_BATCH_BYTES // (4 * math.prod((*image.size, image.channels)))))
 
 
-def _in_full_batches(engine: Engine, images: np.ndarray, size: int) -> list[np.ndarray]:
-    """Runs the engine on a batch that is padded with black images."""
-    short = size - len(images)
+def _in_full_batches(engine: Engine | Exact, images: np.ndarray, size: int) -> list[np.ndarray]:
+    """Runs the engine on images, and on black ones that fill what it computes at once."""
+    short = -len(images) % (engine.at_once or size)
     filled = np.concatenate([images, np.zeros((short, *images.shape[1:]), images.dtype)]) if short else images
     return [array[: len(images)] for array in engine.compute(filled)]
+
+
+def compute_side_by_side(engine: Engine, images: np.ndarray) -> list[np.ndarray]:
+    """Returns the seam of images, as `Engine.compute` does."""
+    size = max(1, -(-len(images) // AT_ONCE))
+    parts = [images[start : start + size] for start in range(0, len(images), size)]
+    computed = [features for _, features in _side_by_side(engine.compute, parts)]
+    return [np.concatenate(arrays) for arrays in zip(*computed, strict=True)]
 
 
 def _side_by_side(function: Callable[[T], R], things: Iterable[T]) -> Iterator[tuple[T, R]]:

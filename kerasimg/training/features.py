@@ -11,6 +11,7 @@ The rest consists of the model's own layers, so no weights have to be copied bac
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +21,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import keras
 import numpy as np
 
+from kerasimg.backend import BACKENDS, versions
 from kerasimg.data.augment import Augmentation, compile_augment
 from kerasimg.data.batches import labels_for
-from kerasimg.data.cache import memory_room, open_cache
+from kerasimg.data.cache import about_pixels, memory_room, open_cache
 from kerasimg.data.items import Part, evenly_spaced
 from kerasimg.data.loading import Loader
 from kerasimg.data.pipeline import Targets, batches, feed, map_batches, numbers
@@ -30,17 +32,30 @@ from kerasimg.data.shuffling import Order, Shard, steps
 from kerasimg.data.source import Source
 from kerasimg.errors import CallError
 from kerasimg.evaluation.evaluate import Chosen
-from kerasimg.evaluation.known import Draft
-from kerasimg.models.classifier import Classifier
+from kerasimg.evaluation.known import Passes, own_passes
+from kerasimg.models.classifier import Classifier, Values
 from kerasimg.models.compiled_predict import has_gpu, in_batches, outputs_of
 from kerasimg.models.flat_graph import flatten
-from kerasimg.models.inference import Engine, Precision, engine, settle
+from kerasimg.models.inference import TRIAL_FROM, Engine, Precision, engine, engine_of_record, settle
 from kerasimg.models.known import outputs_and_features
-from kerasimg.models.split_model import Split, split_frozen
+from kerasimg.models.split_model import Split, digest, split_frozen
+from kerasimg.processor import has_bfloat16, processor_name
 from kerasimg.spec.document import Image
 from kerasimg.spec.load import Spec
 from kerasimg.training.deadline import NEVER, Deadline
-from kerasimg.training.feature_rows import BATCH, DoesNotFit, FeatureBatches, Recipe, Rows, Stored, rows_of, stored_as
+from kerasimg.training.feature_files import read_check, write_check
+from kerasimg.training.feature_rows import (
+    BATCH,
+    DoesNotFit,
+    Exact,
+    FeatureBatches,
+    Recipe,
+    Rows,
+    Stored,
+    compute_side_by_side,
+    rows_of,
+    stored_as,
+)
 
 Mode = Literal["off", "cached", "fresh"]
 Wanted = Literal["auto", "off", "cached", "fresh"]
@@ -49,8 +64,10 @@ WORTH = 0.1
 LARGEST_SEAM = 4.0
 """Largest size of features on disk, in sizes of the image, for `auto` to cache them."""
 CHECKED = 16
-"""Images on which the split model is compared with the whole one, in every run."""
+"""Images on which the split model is compared with the whole one."""
 STEPS_PER_EXECUTION = 50
+ENGINE = "_kerasimg_engine"
+"""The attribute of a model that hands its engine on to `passes_by_features`; it is not saved."""
 PREFETCH = 64
 """Batches of features to prefetch: they are small, and a step is short."""
 
@@ -234,49 +251,60 @@ def plan_features(
     chosen = _chosen(mode, data, split, views, turns)
     if isinstance(chosen, No):
         return _off(model, data, mode, chosen)
-    images = _some_images(data)
     try:
-        engine = _make_engine(model, split, data, chosen, turns, precision, images)
+        engine, stored = _checked_engine(model, split, data, chosen, turns, precision)
     except CallError as error:
         return _off(model, data, mode, No(str(error)))
     if chosen == "fresh" and (reason := _no_use(engine, mode)):
         return _off(model, data, mode, reason)
-    stored = stored_as(engine.compute(images))
     try:
         rows = _rows(data, engine, chosen, turns, stored)
     except DoesNotFit:
         rows = _rows(data, engine, chosen, turns, "float32")
+    setattr(model, ENGINE, engine)
     return FeaturePlan(chosen, _line(chosen, engine, rows, data, turns), split.rest, data, engine, rows)
 
 
-def head_features(classifier: Classifier, notes: Mapping[str, Any], cache: Any) -> Draft | None:
-    """Returns a function that gives the features of a trained classifier's head, by those of its frozen part.
+def passes_by_features(classifier: Classifier, notes: Mapping[str, Any], cache: Any) -> Passes | None:
+    """Returns how a trained classifier is asked by the features of its frozen part; None if that was not apart.
 
-    The features of the frozen part are read from the cache, else computed and stored there; of the images as they are,
-    not augmented, as for validation. None if the frozen part was not computed apart.
+    These features are read from the cache, else computed and stored there; of the images as they are, not augmented.
 
     notes: of the last stage of the training.
     """
     if notes.get("features") not in ("cached", "fresh") or classifier.head is None:
         return None
+    image = classifier.spec.image
     split = split_frozen(outputs_and_features(classifier.model))
-    if split is None or len(split.shapes) != 1 or not _is_small(split, classifier.spec.image):
+    if split is None or len(split.shapes) != 1 or not _is_small(split, image):
         return None
-    try:
-        made = engine(split, BATCH, notes["precision"])
-    except CallError:  # resumed on another machine
-        return None
-    recipe = Recipe(made, classifier.spec.image, notes.get("validation_features", {}).get("stored", "float32"))
+    made = classifier.model.__dict__.pop(ENGINE, None)
+    if made is None or (made.form, made.split.digest) != (notes["precision"], split.digest):
+        try:
+            made = engine(split, BATCH, notes["precision"])
+        except CallError:  # resumed on another machine
+            return None
+    fast = Recipe(made, image, notes.get("validation_features", {}).get("stored", "float32"))
+    frozen = Exact(split)
     rest = outputs_of(split.rest)
+    own = own_passes(classifier)
+    classifier.use_pass(lambda images, size=0: rest(frozen.run(images, size)[0], size))
 
-    def features(images: Chosen | np.ndarray) -> np.ndarray:
+    def exact(images: Chosen) -> Values:
+        if len(images.indices) * split.elements * 4 > memory_room():
+            return own.exact(images)
+        recipe, what = Recipe(frozen, image, "float32"), f"{images.part} images"
+        [seam] = rows_of(recipe, images.source, images.indices, 1, "off", what).parts
+        return Values(*in_batches(rest, seam))
+
+    def draft(images: Chosen | np.ndarray) -> np.ndarray:
         if isinstance(images, Chosen):
-            [seam] = rows_of(recipe, images.source, images.indices, 1, cache, "images for known.json").parts
+            [seam] = rows_of(fast, images.source, images.indices, 1, cache, f"{images.part} images").parts
         else:
-            [seam] = made.compute(images)
+            [seam] = compute_side_by_side(made, images)
         return in_batches(rest, seam.astype(np.float32))[1]
 
-    return features
+    return Passes(exact, draft)
 
 
 def _off(model: keras.Model, data: StageData, mode: Wanted, no: No) -> FeaturePlan:
@@ -336,28 +364,34 @@ def _is_small(split: Split, image: Image) -> bool:
     return split.elements * 2 <= LARGEST_SEAM * math.prod((*image.size, image.channels))
 
 
-def _some_images(data: StageData) -> np.ndarray:
-    """Returns a few training images from first to last, not augmented: (N, H, W, C) float32."""
+def _checked_engine(
+    model: keras.Model, split: Split, data: StageData, chosen: Mode, turns: int, precision: Precision
+) -> tuple[Engine, Stored]:
+    """Returns the engine, compared with the whole model on some training images, and the type for its features.
+
+    What an earlier run found for the same model, images and versions on such a machine is not computed again.
+    """
     train = np.asarray(data.parts["train"])
     some = train[evenly_spaced(len(train), CHECKED)]
+    work = len(train) * (turns if chosen == "cached" else data.epochs) + len(data.parts.get("validation", ()))
+    about = {
+        "model": digest(model),
+        "frozen": split.digest,
+        "images": hashlib.sha256(np.ascontiguousarray(data.source.keys(some)).tobytes()).hexdigest(),
+        "pixels": about_pixels(data.image, exact=False),
+        "options": [precision, work >= TRIAL_FROM, data.batch_size, data.source.task],
+        "machine": [processor_name(), has_bfloat16(), has_gpu(), keras.backend.backend()],
+        "versions": versions(("kerasimg", "keras", BACKENDS[keras.backend.backend()])),
+    }
+    if (found := read_check(about)) is not None:
+        return engine_of_record(split, data.batch_size, found["engine"]), found["stored"]
     loader = Loader(data.source, some, data.image, open_cache(data.cache), exact=False)
-    return loader.load(np.arange(len(some))).astype(np.float32)
-
-
-def _make_engine(
-    model: keras.Model,
-    split: Split,
-    data: StageData,
-    chosen: Mode,
-    turns: int,
-    precision: Precision,
-    images: np.ndarray,
-) -> Engine:
-    """Returns the engine, compared with the whole model on these images."""
-    work = len(data.parts["train"]) * (turns if chosen == "cached" else data.epochs)
-    work += len(data.parts.get("validation", ()))
+    images = loader.load(np.arange(len(some))).astype(np.float32)  # not augmented: (N, H, W, C)
     options: dict[str, Any] = {"precision": precision, "work": work, "task": data.source.task}
-    return settle(model, split, images, batch_size=data.batch_size, **options)
+    made = settle(model, split, images, batch_size=data.batch_size, **options)
+    stored = stored_as(made.compute(images))
+    write_check(about, {"engine": made.record, "stored": stored})
+    return made, stored
 
 
 def _no_use(engine: Engine, mode: Wanted) -> No | None:

@@ -29,7 +29,7 @@ from kerasimg.evaluation.calibrate import fitted_to
 from kerasimg.evaluation.embed import MAPPED
 from kerasimg.evaluation.evaluate import Chosen, answered, evaluate_images, trained_on
 from kerasimg.evaluation.flips import decide
-from kerasimg.evaluation.known import false_alarms, known_by_default, own_draft
+from kerasimg.evaluation.known import false_alarms, known_by_default, own_passes
 from kerasimg.files import lock_folder, write_json
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
@@ -41,7 +41,7 @@ from kerasimg.training.auto_settings import is_out_of_memory
 from kerasimg.training.checkpoint_callbacks import record_interrupt
 from kerasimg.training.deadline import NEVER, Deadline
 from kerasimg.training.engine import Diverged, Engine, Hooks
-from kerasimg.training.features import head_features
+from kerasimg.training.features import passes_by_features
 from kerasimg.training.history import History
 from kerasimg.training.objective import sample_weight_digest
 from kerasimg.training.prepare import Experiment, prepare, weights_of
@@ -200,8 +200,9 @@ def _complete(
     """Saves, evaluates and reports a trained model.  before: what had been compiled before the run."""
     classifier = with_flips_of_spec(classifier, experiment)
     notes = stage_notes(run, len(experiment.spec.fit.stages) - 1)
-    draft = head_features(classifier, notes, experiment.cache) or own_draft(classifier, experiment.cache)
-    found = known_by_default(classifier, experiment.source, experiment.parts, draft)
+    apart = passes_by_features(classifier, notes, experiment.cache)
+    passes = apart or own_passes(classifier, experiment.cache)
+    found = known_by_default(classifier, experiment.source, experiment.parts, passes)
     rule, about_rule = found or (None, None)
     classifier = replace(classifier, known=rule)
     classifier.save(run.model_file)
@@ -209,8 +210,12 @@ def _complete(
     if (part := experiment.held_out) is not None:
         indices = experiment.parts[part]
         log.info(f"evaluating on {counted(len(indices), 'image')} ({part})")
-        answer = answered(classifier, experiment.source, indices, evenly_spaced(len(indices), MAPPED))
-        seen = trained_on(classifier, Chosen(experiment.source, indices, part), own=True)
+        chosen, mapped = Chosen(experiment.source, indices, part), evenly_spaced(len(indices), MAPPED)
+        if apart is None or classifier.flips:
+            answer = answered(classifier, experiment.source, indices, mapped)
+        else:
+            answer = classifier.answer_from(apart.exact(chosen), mapped)
+        seen = trained_on(classifier, chosen, own=True)
         options: dict[str, Any] = {"part": part, "seen": seen, "answer": answer}
         evaluate_images(classifier, experiment.source, indices, run.evaluation.path, **options)
         if about_rule is not None and part == "test":

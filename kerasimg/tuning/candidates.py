@@ -107,7 +107,7 @@ class TrialModel:
         if self._split is None or len(self._split.frozen.outputs) > 1:
             return as_probabilities(answers(self.model, self._images()), self._kind, self.task)
         if not self._features:  # not earlier: the frozen part has no weights before the first trial is loaded
-            self._features = self._split.digest()
+            self._features = self._split.digest
         if self._features not in self._known:
             self._known[self._features] = answers(self._split.frozen, self._images())
         outputs = answers(self._split.rest, self._known[self._features])

@@ -15,6 +15,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from keras.src.saving import saving_lib
 
 from kerasimg import keras_internals as internals
 
@@ -529,6 +530,16 @@ def test_weights_written_in_memory_equal_those_that_keras_writes(tmp_path: Path)
     assert found[0] == found[1]
     assert len(found[0]) == 4
     model.load_weights(tmp_path / "ours.weights.h5")
+
+
+@pytest.mark.parametrize("kind", ["Operation", "Layer", "Functional", "Sequential"])
+def test_keras_looks_for_the_attributes_of_a_plain_layer_where_they_are_put(kind: str):
+    keras.utils.clear_session()
+    first = saving_lib.get_attr_skipset(kind)
+    assert saving_lib.get_attr_skipset(kind) is not first, "Keras remembers them: save_and_load_quickly can go"
+    internals.save_and_load_quickly()
+    assert saving_lib.get_attr_skipset(kind) == first
+    assert saving_lib.get_attr_skipset(kind) is saving_lib.get_attr_skipset(kind)
 
 
 def test_the_http_protocol_of_uvicorn_has_what_a_guard_overrides():

@@ -10,7 +10,7 @@ import pytest
 from kerasimg.data.augment import compile_augment
 from kerasimg.data.batches import ENCODERS
 from kerasimg.data.cache import CacheKind
-from kerasimg.data.pipeline import Targets, batches, own_errors
+from kerasimg.data.pipeline import Targets, batches, map_batches, own_errors
 from kerasimg.data.source import Source
 from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError, DataError
@@ -142,6 +142,12 @@ def test_batches_are_the_same_in_every_run_whatever_the_threads_and_the_cache(so
     once = run(source, threads=1)
     assert_same(once, run(source, threads=2, cache=cache))
     assert_same(once, run(source, threads=5, cache=cache))
+
+
+def test_no_thread_of_tensorflow_looks_for_other_numbers_of_threads(source: Source):
+    dataset = batches(source, range(10), IMAGE, batch_size=4)
+    for each in (dataset, map_batches(dataset, lambda *batch: batch)):
+        assert each.options().autotune.enabled is False
 
 
 def test_the_data_set_has_no_state_of_its_own(source: Source):

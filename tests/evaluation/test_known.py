@@ -12,7 +12,7 @@ from scipy.stats import beta, kstest, kstwobign
 import kerasimg
 from kerasimg.errors import CallError
 from kerasimg.evaluation.evaluate import choose_images
-from kerasimg.evaluation.known import METHODS, false_alarms, fit_known, known_by_default, least_images
+from kerasimg.evaluation.known import METHODS, _principal, false_alarms, fit_known, known_by_default, least_images
 from kerasimg.evaluation.measures import roc_auc
 from kerasimg.evaluation.shift import broken_promise, measure_shift, promise
 from kerasimg.models.classifier import Classifier, set_decisions
@@ -36,6 +36,19 @@ def test_false_alarms_follow_their_beta_law_over_1000_splits():
     assert np.mean(shares) == pytest.approx(law.mean(), abs=0.002)
     assert promise(n, share) == pytest.approx(law.ppf([0.025, 0.975]))
     assert np.quantile(shares, [0.025, 0.975]) == pytest.approx(law.ppf([0.025, 0.975]), abs=0.012)
+
+
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
+@pytest.mark.parametrize("rank", [0, 1, 5, 12])
+def test_the_main_directions_are_those_of_the_singular_values(shape, rank):
+    random = np.random.default_rng(0)
+    values = random.normal(size=(shape[0], rank)) @ random.normal(size=(rank, shape[1]))
+    _, singular, rows = np.linalg.svd(values, full_matrices=False)
+    spectrum, directions = _principal(values, 8)
+    np.testing.assert_allclose(spectrum, singular**2 / len(values), atol=1e-12)
+    assert directions.shape == (shape[1], min(8, max(rank, 1)))  # no direction without a variance, but for one
+    used = min(8, rank)
+    np.testing.assert_allclose(np.abs(np.sum(directions[:, :used] * rows[:used].T, axis=0)), 1, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)

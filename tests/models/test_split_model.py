@@ -166,7 +166,7 @@ def test_the_digest_changes_with_a_weight_and_with_a_layer_and_not_with_the_head
         conv = layers.Conv2D(2, 1, trainable=False, activation=activation)
         x = layers.Dense(units)(layers.GlobalAveragePooling2D()(conv(image)))
         conv.set_weights([np.full((1, 1, 3, 2), kernel), np.zeros(2)])
-        return cut(keras.Model(image, x)).digest()
+        return cut(keras.Model(image, x)).digest
 
     same, other_head, other_weight, other_layer = (
         made(1, "relu", 2),

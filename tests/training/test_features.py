@@ -16,12 +16,14 @@ from kerasimg.data.pipeline import batches
 from kerasimg.data.source import Source
 from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError, Interrupted
-from kerasimg.evaluation.evaluate import Chosen
+from kerasimg.evaluation.evaluate import Chosen, image_batches
+from kerasimg.models import inference
 from kerasimg.models.classifier import Classifier
 from kerasimg.spec.document import Image
-from kerasimg.training import feature_rows
+from kerasimg.training import feature_files, feature_rows
+from kerasimg.training import features as features_module
 from kerasimg.training.deadline import Deadline, Interruption
-from kerasimg.training.features import FeaturePlan, StageData, head_features, plan_features
+from kerasimg.training.features import FeaturePlan, StageData, passes_by_features, plan_features
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 
@@ -332,20 +334,98 @@ def test_an_estimate_does_not_include_the_compilation(
     ]
 
 
-def test_the_features_of_a_head_come_from_those_of_the_frozen_part(model: Any, source: Any, cache: Path):
+def classifier_of(model: keras.Model) -> Classifier:
     spec = SimpleNamespace(image=IMAGE, task="multiclass", fit=SimpleNamespace(flips="off"))
-    classifier = Classifier(model, spec, ("0", "1", "2"))
+    return Classifier(model, spec, ("0", "1", "2"))
+
+
+def test_the_features_of_a_head_come_from_those_of_the_frozen_part(model: Any, source: Any, cache: Path):
+    classifier = classifier_of(model)
     plan = planned(model, source, mode="cached", precision="folded")
-    assert head_features(classifier, {"features": "off"}, "auto") is None
-    features = head_features(classifier, {**plan.figures, "features": plan.mode}, "auto")
+    assert passes_by_features(classifier, {"features": "off"}, "auto") is None
+    features = passes_by_features(classifier, {**plan.figures, "features": plan.mode}, "auto").draft
     found = features(Chosen(source, PARTS["validation"], "validation"))
     pixels = np.concatenate([batch[0] for batch in plain_images(source, PARTS["validation"])])
-    np.testing.assert_allclose(found, classifier.values(pixels).features, rtol=2e-3, atol=2e-3)  # stored as float16
-    np.testing.assert_allclose(features(pixels), classifier.values(pixels).features, rtol=1e-4, atol=1e-4)
+    values = classifier_of(model).values(pixels)
+    np.testing.assert_allclose(found, values.features, rtol=2e-3, atol=2e-3)  # stored as float16
+    np.testing.assert_allclose(features(pixels), values.features, rtol=1e-4, atol=1e-4)
     # They have the key of the validation images' features, so those are read from the cache.
     about = feature_rows.Recipe(plan.engine, IMAGE, "float16").about(source, PARTS["validation"])
     [folder] = cache.iterdir()
     assert feature_rows.Store(about).place == folder
+
+
+def test_an_evaluation_asks_a_frozen_part_once_for_each_image(model: Any, source: Any, monkeypatch: Any):
+    plan = planned(model, source, mode="cached", precision="folded")
+    notes = {**plan.figures, "features": plan.mode}
+    images = Chosen(source, PARTS["validation"], "test")
+    expected = classifier_of(model).answer(image_batches(classifier_of(model), source, images.indices), [1, 4])
+    classifier = classifier_of(model)
+    found = classifier.answer_from(passes_by_features(classifier, notes, "auto").exact(images), [1, 4])
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
+    np.testing.assert_allclose(found.features, expected.features, rtol=1e-5, atol=1e-5)
+    assert found.features.shape == (2, 16)
+    # The next run has another head on the same frozen part.
+    model.layers[-1].kernel.assign(-model.layers[-1].kernel)
+    monkeypatch.setattr(feature_rows.Exact, "compute", None)
+    again = passes_by_features(classifier_of(model), notes, "auto").exact(images)
+    np.testing.assert_allclose(
+        again.outputs, classifier_of(model).values(pixels_of(source, images.indices)).outputs, atol=1e-6
+    )
+    monkeypatch.undo()
+    frozen = model.layers[2]
+    frozen.kernel.assign(2 * frozen.kernel)
+    other = classifier_of(model)
+    changed = passes_by_features(other, notes, "auto").exact(images)
+    np.testing.assert_allclose(changed.outputs, other.values(pixels_of(source, images.indices)).outputs, atol=1e-5)
+    assert np.abs(changed.features - again.features).max() > 1e-3
+
+
+def test_a_trained_classifier_uses_the_pass_of_its_frozen_part(model: Any, source: Any):
+    plan = planned(model, source, mode="cached", precision="folded")
+    classifier, alone = classifier_of(model), classifier_of(model)
+    passes_by_features(classifier, {**plan.figures, "features": plan.mode}, "auto")
+    pixels = pixels_of(source, PARTS["train"])
+    for kind in (0, 1):
+        np.testing.assert_allclose(classifier.values(pixels)[kind], alone.values(pixels)[kind], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(classifier.probabilities(pixels), model.predict(pixels, verbose=0), atol=1e-5)
+
+
+def test_the_frozen_part_is_compared_with_the_whole_model_once(model: Any, source: Any, monkeypatch: Any):
+    settled: list[Any] = []
+    settle = features_module.settle
+    monkeypatch.setattr(features_module, "settle", lambda *a, **k: settled.append(settle(*a, **k)) or settled[-1])
+    options: dict[str, Any] = {"mode": "cached", "precision": "auto"}
+    first, second = planned(model, source, **options), planned(model, source, **options)
+    assert len(settled) == 1
+    assert second.figures["engine"] == first.figures["engine"]
+    assert second.figures["engine"]["agreement"]["same_first"]
+    images = pixels_of(source, PARTS["train"])
+    np.testing.assert_array_equal(second.engine.compute(images)[0], first.engine.compute(images)[0])
+    # Anything that the comparison depends on: the head, the images, the requested form.
+    model.layers[-1].bias.assign(model.layers[-1].bias + 1)
+    planned(model, source, **options)
+    plan_features(model, StageData(source, {"train": np.arange(20)}, IMAGE, batch_size=4, epochs=3), mode="cached")
+    planned(model, source, mode="cached", precision="plain")
+    assert len(settled) == 4
+    assert feature_files.remove_older() != []
+    planned(model, source, **options)
+    assert len(settled) == 5
+
+
+def test_a_fallback_at_the_seam_is_remembered_with_its_reason(model: Any, source: Any, monkeypatch: Any):
+    monkeypatch.setitem(inference.TOLERANCE, "folded", -1.0)
+    monkeypatch.setattr(inference, "has_bfloat16", lambda: False)
+    first = planned(model, source, mode="cached", precision="auto")
+    assert first.engine.form == "plain"
+    monkeypatch.setattr(features_module, "settle", None)
+    second = planned(model, source, mode="cached", precision="auto")
+    assert (second.engine.form, second.engine.said) == ("plain", first.engine.said)
+    assert "so it is not used" in second.line
+
+
+def pixels_of(source: Source, indices: np.ndarray) -> np.ndarray:
+    return np.concatenate([batch[0] for batch in plain_images(source, indices)])
 
 
 def plain_images(source: Source, indices: np.ndarray) -> Any:
