@@ -1,11 +1,16 @@
 """Share of `fit` that is spent waiting for images, on the backend in KERAS_BACKEND.
 
     python benchmarks/waiting.py [SPEC] [--data sample] [--epochs 4] [--augment]
+    python benchmarks/waiting.py --iterators 25
 
 Times every request for the next batch: `train_function`, which `fit` calls for each step, gets an iterator that
 measures time. (TensorFlow fetches batches inside its graph, so the step gets a batch that was fetched before. On
 PyTorch, `fit` fetches between two steps, and that time is measured.) The first epoch, which compiles everything, does
 not count. Exit code 1 if the median is 5 % or more.
+
+--iterators N, under TensorFlow: how long the end of an iterator takes, N times with tf.data's autotuner and N times
+without it, in turn, while the process multiplies matrices; three batches, 0.4 s apart. Exit code 1 if the batches of
+the two differ, or the end without takes longer than 0.1 s.
 """
 
 from __future__ import annotations
@@ -114,6 +119,40 @@ class EachEpoch(keras.callbacks.Callback):
         self.left = time.perf_counter()
 
 
+def time_iterators(data: str, repeats: int) -> int:
+    """Prints how long iterators take to end, with and without autotuning."""
+    import tensorflow as tf
+
+    source = open_source(data)
+    indices, image = np.arange(min(96, len(source))), load("simple_cnn", num_classes=len(source.classes)).image
+    matrix = tf.random.normal((1500, 1500))
+    multiply = tf.function(lambda: tf.reduce_sum(tf.linalg.matmul(matrix, matrix)))
+
+    def end_s(autotuned: bool) -> tuple[float, float]:
+        """Seconds that the end took, and the sum of the pixels."""
+        dataset = batches(source, indices, image, batch_size=32, cache="off")
+        options = tf.data.Options()
+        options.autotune.enabled = autotuned
+        iterator, total = iter(dataset.with_options(options)), 0.0
+        for pixels, _ in iterator:
+            total += float(tf.reduce_sum(pixels))
+            until = time.perf_counter() + 0.4
+            while time.perf_counter() < until:
+                multiply()
+        started = time.perf_counter()
+        del iterator
+        return time.perf_counter() - started, total
+
+    rows = [(end_s(True), end_s(False)) for _ in range(repeats)]
+    for place, name in enumerate(("autotuned", "not autotuned")):
+        seconds = np.array([row[place][0] for row in rows])
+        print(
+            f"{name}: the end of an iterator took {np.mean(seconds):.3f} s on average, {np.median(seconds):.3f} in the "
+            f"median, at most {seconds.max():.2f}; over 0.1 s in {(seconds > 0.1).sum()} of {repeats}"
+        )
+    return 0 if len({row[place][1] for row in rows for place in (0, 1)}) == 1 and seconds.max() < 0.1 else 1
+
+
 def main() -> int:
     """Prints the share of each epoch; returns 1 if the median exceeds the limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -121,7 +160,10 @@ def main() -> int:
     parser.add_argument("--data", default="sample")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--augment", action="store_true", help="flip and rotate instead of the spec's augmentation")
+    parser.add_argument("--iterators", type=int, default=0, metavar="N")
     options = parser.parse_args()
+    if options.iterators:
+        return time_iterators(options.data, options.iterators)
     if options.epochs < 2:
         parser.error("--epochs: expected 2 or more; the first epoch is not counted")
     source = open_source(options.data)

@@ -68,7 +68,7 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Remove what is cached. A run that needs it decodes its images, computes features, or compiles, again."""
-    from kerasimg import compile_cache
+    from kerasimg import compile_cache, remembered
     from kerasimg.data import cache_files
     from kerasimg.training import feature_files
 
@@ -78,6 +78,7 @@ def remove(
         *(file.bytes for file in feature_files.remove_older(age_s)),
         *(file.bytes for file in cache_files.remove_notes(age_s)),
         *compile_cache.remove_older(age_s),
+        *remembered.remove_older(age_s),
     ]
     total = sum(removed)
     text = f"removed {counted(len(removed), 'file')}, {sized(total)}"

@@ -147,20 +147,61 @@ def explain(
     asked = ask if explained is occlusion else classifier.model
     found: Results[Explanation] = Results()
     for first in range(0, len(named), BATCH_SIZE):
-        batch = np.stack(seen[first : first + BATCH_SIZE]).astype("float32")
+        here = slice(first, first + BATCH_SIZE)
+        batch = np.stack(seen[here]).astype("float32")
         probabilities = ask(batch)
-        targets = _predicted(classifier, probabilities) if wanted is None else wanted[first : first + BATCH_SIZE]
+        targets = _predicted(classifier, probabilities) if wanted is None else wanted[here]
+        sure = probabilities[np.arange(len(batch)), targets]
         maps = explained(asked, batch, targets, **options)
-        for row, values in enumerate(maps):
-            name, img = named[first + row].name, named[first + row].read()
-            label, probability = classifier.classes[targets[row]], float(probabilities[row, targets[row]])
-            here = seen[first + row]
-            found.append(
-                Explanation(name, method, label, probability, as_shares(values), here, img, classifier.spec.image)
-            )
+        found += _explanations(classifier, method, named[here], seen[here], targets, sure, maps)
     if out is not None:
         save(found, out)
     return found
+
+
+def explain_examples(
+    classifier: Classifier,
+    images: Sequence[ImageInput],
+    method: Method,
+    targets: Sequence[str],
+    probabilities: Sequence[float],
+    **options: Any,
+) -> list[Explanation]:
+    """As `explain`, of readable images whose classes have known probabilities: the model is not asked for them."""
+    explained, named = method_named(method, options), named_images(images, classifier.spec.image.channels)
+    wanted = _numbers(classifier, targets)
+    found: list[Explanation] = []
+    for first in range(0, len(named), BATCH_SIZE):
+        here = slice(first, first + BATCH_SIZE)
+        seen = [decode(one.read(), classifier.spec.image) for one in named[here]]
+        maps = explained(classifier.model, np.stack(seen).astype("float32"), wanted[here], **options)
+        found += _explanations(classifier, method, named[here], seen, wanted[here], probabilities[here], maps)
+    return found
+
+
+def _explanations(
+    classifier: Any,
+    method: Method,
+    named: Sequence[NamedImage],
+    seen: Sequence[np.ndarray],
+    targets: np.ndarray,
+    probabilities: Sequence[float] | np.ndarray,
+    maps: np.ndarray,
+) -> list[Explanation]:
+    """Those of a batch."""
+    return [
+        Explanation(
+            one.name,
+            method,
+            classifier.classes[target],
+            float(probability),
+            as_shares(values),
+            pixels,
+            one.read(),
+            classifier.spec.image,
+        )
+        for one, pixels, target, probability, values in zip(named, seen, targets, probabilities, maps, strict=True)
+    ]
 
 
 def save(explanations: Sequence[Explanation], out: str | os.PathLike[str]) -> list[Path]:
@@ -213,6 +254,11 @@ def _targets(classifier: Any, target: str | Sequence[str] | None, count: int) ->
         raise CallError(
             f"target: {counted(len(names), 'class')} for {counted(count, 'image')}; give one class, or one for each"
         )
+    return _numbers(classifier, names)
+
+
+def _numbers(classifier: Any, names: Sequence[str]) -> np.ndarray:
+    """The numbers of classes."""
     numbers = {name: number for number, name in enumerate(classifier.classes)}
     for name in names:
         if name not in numbers:

@@ -40,7 +40,7 @@ class Passes(NamedTuple):
     exact: Callable[[Chosen], Values]
     """Gives the values of images of a source, as `Classifier.values` does."""
     draft: Callable[[Chosen | np.ndarray], np.ndarray]
-    """Gives the features (N, d) of images of a source, or of images (N, H, W, C), 0-255: neither to all digits, nor of
+    """Gives the features (N, d) of images of a source, or of images (N, H, W, C) uint8: neither to all digits, nor of
     the exact pixels."""
 
 
@@ -359,17 +359,17 @@ def _try(
     """Method -> kind of foreign image -> the area under the ROC curve against held-out images."""
     indices = np.sort(indices)
     batches = image_batches(classifier, source, indices)
-    pixels = np.concatenate([keras.ops.convert_to_numpy(batch[0]) for batch in batches]).astype(np.float32)
-    head = cast(Head, classifier.head)
+    pixels = np.concatenate([keras.ops.convert_to_numpy(batch[0]).astype(np.uint8) for batch in batches])
     truth = _one_label(source.label_ids(indices))
-    own = HeadValues(head, passes.draft(pixels))
-    rows: dict[str, dict[str, float]] = {name: {} for name in rules}
+    images = [pixels, *(make(pixels, truth, random) for make in FOREIGN.values())]
+    values = HeadValues(cast(Head, classifier.head), passes.draft(np.concatenate(images)))
     foreign = np.repeat([0, 1], len(pixels))
-    for kind, make in FOREIGN.items():
-        others = HeadValues(head, passes.draft(make(pixels, truth, random)))
-        for name, rule in rules.items():
-            rows[name][kind] = roc_auc(foreign, np.concatenate([own.scores(rule), others.scores(rule)]))
-    return rows
+    found: dict[str, dict[str, float]] = {}
+    for name, rule in rules.items():
+        own, *others = np.split(values.scores(rule), len(images))
+        scores = zip(FOREIGN, others, strict=True)
+        found[name] = {kind: roc_auc(foreign, np.concatenate([own, some])) for kind, some in scores}
+    return found
 
 
 def _mixed(pixels: np.ndarray, truth: np.ndarray | None, random: np.random.Generator) -> np.ndarray:
@@ -380,7 +380,7 @@ def _mixed(pixels: np.ndarray, truth: np.ndarray | None, random: np.random.Gener
             apart = np.flatnonzero(truth != truth[place])
             if len(apart):
                 others[place] = random.choice(apart)
-    return np.asarray((pixels + pixels[others]) / 2)
+    return np.asarray((pixels.astype(np.uint16) + pixels[others] + 1) // 2, np.uint8)
 
 
 def _shuffled(pixels: np.ndarray, truth: np.ndarray | None, random: np.random.Generator) -> np.ndarray:
@@ -399,7 +399,7 @@ def _shuffled(pixels: np.ndarray, truth: np.ndarray | None, random: np.random.Ge
 
 
 def _noise(pixels: np.ndarray, truth: np.ndarray | None, random: np.random.Generator) -> np.ndarray:
-    return random.uniform(0, 255, pixels.shape).astype(np.float32)
+    return random.integers(0, 256, pixels.shape, np.uint8)
 
 
 TILES = 4
@@ -408,7 +408,7 @@ FOREIGN: Final[dict[str, Callable[[np.ndarray, np.ndarray | None, np.random.Gene
     "shuffled": _shuffled,
     "noise": _noise,
 }
-"""Kind -> foreign images made of held-out ones, by which the score is chosen."""
+"""Kind -> foreign images made of held-out ones, (N, H, W, C) uint8, by which the score is chosen."""
 
 
 def _parts(classifier: Classifier, data: Data | None) -> tuple[Chosen, Chosen]:

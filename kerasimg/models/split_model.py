@@ -63,14 +63,14 @@ class Split:
         return digest(self.frozen)
 
 
-def digest(model: keras.Model) -> str:
-    """A digest (32 digits) of a functional model: its layers, their connections, their weights, but for names."""
+def digest(model: keras.Model, *, weights: bool = True) -> str:
+    """A digest (32 digits) of a functional model, without names: its layers, their connections, and their weights."""
     graph = flatten(model)
     found = hashlib.blake2b(digest_size=16)
     for call in graph.calls:
         said = [type(call.operation).__name__, _configuration(call.operation), call.inputs, call.outputs]
         found.update(json.dumps([*said, repr(_plain_arguments(call))], sort_keys=True, default=str).encode())
-        for weight in getattr(call.operation, "weights", ()):
+        for weight in getattr(call.operation, "weights", ()) if weights else ():
             found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
     found.update(repr((graph.inputs, graph.outputs, model.input_shape)).encode())
     return found.hexdigest()

@@ -24,14 +24,17 @@ from kerasimg.data.image_files import ImageInput
 from kerasimg.errors import KerasimgError, counted
 from kerasimg.escaping import command
 from kerasimg.evaluation import Method
-from kerasimg.evaluation.explain import explain
+from kerasimg.evaluation.explain import explain_examples
 from kerasimg.evaluation.explain_layers import map_layer
 from kerasimg.evaluation.predictions import Predictions, read_predictions
 from kerasimg.evaluation.scores import drawn_confusion
 from kerasimg.files import write_text
+from kerasimg.keras_internals import is_functional
 from kerasimg.log import warning
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.keras_file import Answer
+from kerasimg.models.split_model import digest
+from kerasimg.remembered import circumstances, recall, remember
 from kerasimg.reporting import charts as drawing
 from kerasimg.reporting.epochs import duration, stage_summaries
 from kerasimg.reporting.images import (
@@ -378,7 +381,7 @@ class Facts(NamedTuple):
     more: int
     """Layers beyond."""
     speed: Mapping[str, Any]
-    """ms_single, ms_batch: milliseconds an image, alone and in batches of 32; measured on: machine, cores, backend."""
+    """ms_single, ms_batch: milliseconds an image, alone and in batches; measured on: machine, cores, backend."""
 
 
 def model_facts(classifier: Classifier, folder: Path) -> Facts:
@@ -387,7 +390,7 @@ def model_facts(classifier: Classifier, folder: Path) -> Facts:
     files = RunFolder(folder)
     speed = files.evaluation.speed()
     if speed is None:
-        speed = measure(classifier)
+        speed = _speed(classifier)
         files.evaluation.write_speed(speed)
     layers = [
         (layer.name, type(layer).__name__, _shape(layer), int(layer.count_params()))
@@ -397,6 +400,19 @@ def model_facts(classifier: Classifier, folder: Path) -> Facts:
     trained = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     size = files.model_file.stat().st_size
     return Facts(model.count_params(), trained, size, layers[:LAYERS], max(0, len(layers) - LAYERS), speed)
+
+
+def _speed(classifier: Classifier) -> dict[str, Any]:
+    """As `measure`; once for all runs of the same network on this machine, since its weights make no difference."""
+    if not is_functional(classifier.model):
+        return measure(classifier)
+    about = {"result": "speed", "model": digest(classifier.model, weights=False), "flips": classifier.flips}
+    about |= {"head": classifier.head is not None, **circumstances()}
+    speed = recall(about)
+    if speed is None:
+        speed = measure(classifier)
+        remember(about, speed)
+    return speed
 
 
 def measure(classifier: Classifier) -> dict[str, Any]:
@@ -438,7 +454,9 @@ def explain_all(
         asked = asked[:WITHOUT_MAPS]
     if not asked:
         return {}, None
-    explained = explain(classifier, [images[one.id] for one in asked], method, [one.target for one in asked], **options)
+    chosen = [images[one.id] for one in asked]
+    targets, sure = [one.target for one in asked], [one.confidence for one in asked]
+    explained = explain_examples(classifier, chosen, method, targets, sure, **options)
     maps = {}
     for one, each in zip(asked, explained, strict=True):
         tiny = max(each.seen.shape) <= SMALL

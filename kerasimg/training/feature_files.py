@@ -3,8 +3,6 @@
 Each recipe (all that features depend on, except the image) has a folder, in which each file holds some rows. A file is
 written completely or not at all (`kerasimg.data.array_files`), so a run may be killed at any moment. All files together
 stay below a share of the cache's limit; the least recently used ones are deleted first.
-
-Beside them are the results of checks at the seam, small files of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +20,7 @@ import numpy as np
 
 from kerasimg.cache_folder import cache_folder
 from kerasimg.data import cache_files
-from kerasimg.data.array_files import load_arrays, remove, remove_oldest, save_arrays
-from kerasimg.files import write_json
+from kerasimg.data.array_files import load_arrays, remove, save_arrays
 
 KIND = "features"
 SUFFIX = ".features"
@@ -31,8 +28,6 @@ ABOUT = "about.json"
 KEY = "V24"
 """A row's key: 16 bytes of the image's content key, then an int64: -1, or the view and the position in the run
 (view * 2**32 + position)."""
-CHECKS, MOST_CHECKS = "checks", 500
-"""The folder of the results of checks, and the most that are stored."""
 LEAST_SHARE = 0.25
 """Share of the cache limit that features may always take, however much decoded images take."""
 
@@ -64,7 +59,8 @@ class Store:
 
     def __init__(self, recipe: Mapping[str, Any]) -> None:
         self.recipe = recipe
-        self.place = folder() / _digest(recipe)
+        digest = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        self.place = folder() / digest
 
     def find(self, keys: np.ndarray) -> Found:
         """Returns the location of the rows of these keys."""
@@ -100,34 +96,6 @@ class Store:
         return save_arrays(self.place / f"{name}{SUFFIX}", KIND, {"keys": plain, **arrays})
 
 
-def _digest(about: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def read_check(about: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns what `write_check` stored about the same things; None if nothing is there."""
-    path = _check_file(about)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        os.utime(path)
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def write_check(about: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Stores the result of a check, by all that it depends on; without room on the disk, nothing."""
-    path = _check_file(about)
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, found)
-        remove_oldest(path.parent, "*.json", MOST_CHECKS)
-
-
-def _check_file(about: Mapping[str, Any]) -> Path:
-    return cache_folder() / CHECKS / f"{_digest(about)}.json"
-
-
 def room() -> int:
     """Returns the bytes that all features together may take on disk."""
     images = cache_files.folder()
@@ -137,12 +105,8 @@ def room() -> int:
 
 def files() -> list[cache_files.File]:
     """Returns the files of features, the least recently used first."""
-    return _found(folder().glob(f"*/*{SUFFIX}"))
-
-
-def _found(paths: Iterable[Path]) -> list[cache_files.File]:
     result = []
-    for path in paths:
+    for path in folder().glob(f"*/*{SUFFIX}"):
         with contextlib.suppress(OSError):
             status = path.stat()
             result.append(cache_files.File(path, status.st_size, status.st_mtime))
@@ -151,11 +115,7 @@ def _found(paths: Iterable[Path]) -> list[cache_files.File]:
 
 def remove_older(age_s: float = 0) -> list[cache_files.File]:
     """Removes the files that were not used for `age_s` seconds; returns them."""
-    removed = [
-        file
-        for file in [*files(), *_found((cache_folder() / CHECKS).glob("*.json"))]
-        if time.time() - file.used >= age_s
-    ]
+    removed = [file for file in files() if time.time() - file.used >= age_s]
     _remove(removed)
     for part in folder().glob(f"*/*{SUFFIX}.*.part"):
         remove(part)

@@ -11,7 +11,7 @@ import hashlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +28,7 @@ from kerasimg.data.batches import Arrays, Signature, encode_labels, labels_for
 from kerasimg.data.cache import about_pixels, open_cache
 from kerasimg.data.loading import Loader
 from kerasimg.data.pipeline import Targets, batches, own_errors
+from kerasimg.data.readers.image_store import content_key
 from kerasimg.data.shuffling import Order
 from kerasimg.data.source import Source
 from kerasimg.errors import counted
@@ -36,7 +37,7 @@ from kerasimg.models.inference import Engine
 from kerasimg.models.split_model import Split
 from kerasimg.spec.document import Image
 from kerasimg.training.deadline import NEVER, Deadline
-from kerasimg.training.feature_files import Store, row_keys
+from kerasimg.training.feature_files import Found, Store, row_keys
 
 Stored = Literal["float16", "float32"]
 
@@ -50,6 +51,7 @@ AT_ONCE = 2
 """Batches that the engine computes in parallel."""
 ROWS_PER_FILE = 8192
 BYTES_PER_FILE = 64 * 1024**2
+LARGEST: dict[Stored, float] = {"float16": 65504.0, "float32": math.inf}
 SAFE = 4096.0
 """If the features of the first images are all below it, float16 (up to 65,504) is used."""
 REPORT_S = 4.0
@@ -115,15 +117,15 @@ class Recipe:
         """Whether a row depends on its batch, and has its own labels."""
         return self.augmentation is not None and self.augmentation.blends
 
+    @property
+    def form(self) -> dict[str, Any]:
+        """What features depend on, except the images and how they are decoded and augmented."""
+        split, engine = self.engine.split.digest, self.engine.name
+        return {"kerasimg": version("kerasimg"), "frozen": split, "engine": engine, "stored": self.stored}
+
     def about(self, source: Source, indices: np.ndarray) -> dict[str, Any]:
         """Returns what identifies the folder of the rows."""
-        about: dict[str, Any] = {
-            "kerasimg": version("kerasimg"),
-            "frozen": self.engine.split.digest,
-            "engine": self.engine.name,
-            "stored": self.stored,
-            "pixels": about_pixels(self.image, exact=self.exact),
-        }
+        about = {**self.form, "pixels": about_pixels(self.image, exact=self.exact)}
         if self.augmentation is not None:
             layers = [[name, dict(arguments)] for name, arguments in self.augment]
             about |= {"augment": layers, "seed": self.seed}
@@ -249,12 +251,8 @@ def _fill_view(
     stored = locations.files >= 0
     if recipe.blends and not stored.all():
         stored[:] = False  # a blended row depends on its batch
-    for number, arrays in enumerate(locations.arrays):
-        places = np.flatnonzero(stored & (locations.files == number))
-        for part, array in enumerate(rows.parts):
-            array[first + places] = arrays[str(part)][locations.rows[places]]
-        if rows.labels is not None:
-            rows.labels[first + places] = arrays["labels"][locations.rows[places]]
+    named = {str(part): array for part, array in enumerate(rows.parts)}
+    _copy_found(locations, stored, named if rows.labels is None else {**named, "labels": rows.labels}, first)
     rows.reused += int(stored.sum())
     missing = np.flatnonzero(~stored)
     if not len(missing):
@@ -377,12 +375,34 @@ def _in_full_batches(engine: Engine | Exact, images: np.ndarray, size: int) -> l
     return [array[: len(images)] for array in engine.compute(filled)]
 
 
-def compute_side_by_side(engine: Engine, images: np.ndarray) -> list[np.ndarray]:
-    """Returns the seam of images, as `Engine.compute` does."""
-    size = max(1, -(-len(images) // AT_ONCE))
-    parts = [images[start : start + size] for start in range(0, len(images), size)]
-    computed = [features for _, features in _side_by_side(engine.compute, parts)]
-    return [np.concatenate(arrays) for arrays in zip(*computed, strict=True)]
+def rows_of_pixels(recipe: Recipe, pixels: np.ndarray) -> list[np.ndarray]:
+    """As the parts of `rows_of`, of images as the network takes them, (N, H, W, C) uint8, that no source has."""
+    store = Store({**recipe.form, "pixels": "as they are"})
+    keys = row_keys(np.array([content_key(image) for image in pixels]))
+    found = store.find(keys)
+    rows = [np.empty((len(pixels), *shape), recipe.stored) for shape in recipe.engine.split.shapes]
+    named = {str(part): array for part, array in enumerate(rows)}
+    _copy_found(found, found.files >= 0, named)
+    missing = np.flatnonzero(found.files < 0)
+
+    def compute(places: np.ndarray) -> list[np.ndarray]:
+        return recipe.engine.compute(pixels[places].astype(np.float32))
+
+    parts = [part for part in np.array_split(missing, AT_ONCE) if len(part)]
+    for places, features in _side_by_side(compute, parts):
+        for array, values in zip(rows, features, strict=True):
+            array[places] = np.clip(values, -LARGEST[recipe.stored], LARGEST[recipe.stored])
+    if len(missing):
+        store.add(keys[missing], {part: array[missing] for part, array in named.items()})
+    return rows
+
+
+def _copy_found(found: Found, wanted: np.ndarray, rows: Mapping[str, np.ndarray], first: int = 0) -> None:
+    """Copies the rows on disk that are wanted, (N,) bool, to their places in these arrays, from `first` on."""
+    for number, arrays in enumerate(found.arrays):
+        places = np.flatnonzero(wanted & (found.files == number))
+        for name, array in rows.items():
+            array[first + places] = arrays[name][found.rows[places]]
 
 
 def _side_by_side(function: Callable[[T], R], things: Iterable[T]) -> Iterator[tuple[T, R]]:

@@ -21,7 +21,6 @@ from typing import Any, Literal, NamedTuple, get_args
 import keras
 import numpy as np
 
-from kerasimg.backend import BACKENDS, versions
 from kerasimg.data.augment import Augmentation, compile_augment
 from kerasimg.data.batches import labels_for
 from kerasimg.data.cache import about_pixels, memory_room, open_cache
@@ -39,11 +38,10 @@ from kerasimg.models.flat_graph import flatten
 from kerasimg.models.inference import TRIAL_FROM, Engine, Precision, engine, engine_of_record, settle
 from kerasimg.models.known import outputs_and_features
 from kerasimg.models.split_model import Split, digest, split_frozen
-from kerasimg.processor import has_bfloat16, processor_name
+from kerasimg.remembered import circumstances, recall, remember
 from kerasimg.spec.document import Image
 from kerasimg.spec.load import Spec
 from kerasimg.training.deadline import NEVER, Deadline
-from kerasimg.training.feature_files import read_check, write_check
 from kerasimg.training.feature_rows import (
     BATCH,
     DoesNotFit,
@@ -52,8 +50,8 @@ from kerasimg.training.feature_rows import (
     Recipe,
     Rows,
     Stored,
-    compute_side_by_side,
     rows_of,
+    rows_of_pixels,
     stored_as,
 )
 
@@ -301,7 +299,7 @@ def passes_by_features(classifier: Classifier, notes: Mapping[str, Any], cache: 
         if isinstance(images, Chosen):
             [seam] = rows_of(fast, images.source, images.indices, 1, cache, f"{images.part} images").parts
         else:
-            [seam] = compute_side_by_side(made, images)
+            [seam] = rows_of_pixels(fast, images)
         return in_batches(rest, seam.astype(np.float32))[1]
 
     return Passes(exact, draft)
@@ -375,22 +373,22 @@ def _checked_engine(
     some = train[evenly_spaced(len(train), CHECKED)]
     work = len(train) * (turns if chosen == "cached" else data.epochs) + len(data.parts.get("validation", ()))
     about = {
-        "model": digest(model),
+        "result": "the frozen part compared with the whole model",
         "frozen": split.digest,
+        "rest": digest(split.rest),
         "images": hashlib.sha256(np.ascontiguousarray(data.source.keys(some)).tobytes()).hexdigest(),
         "pixels": about_pixels(data.image, exact=False),
         "options": [precision, work >= TRIAL_FROM, data.batch_size, data.source.task],
-        "machine": [processor_name(), has_bfloat16(), has_gpu(), keras.backend.backend()],
-        "versions": versions(("kerasimg", "keras", BACKENDS[keras.backend.backend()])),
+        **circumstances(),
     }
-    if (found := read_check(about)) is not None:
+    if (found := recall(about)) is not None:
         return engine_of_record(split, data.batch_size, found["engine"]), found["stored"]
     loader = Loader(data.source, some, data.image, open_cache(data.cache), exact=False)
     images = loader.load(np.arange(len(some))).astype(np.float32)  # not augmented: (N, H, W, C)
     options: dict[str, Any] = {"precision": precision, "work": work, "task": data.source.task}
     made = settle(model, split, images, batch_size=data.batch_size, **options)
     stored = stored_as(made.compute(images))
-    write_check(about, {"engine": made.record, "stored": stored})
+    remember(about, {"engine": made.record, "stored": stored})
     return made, stored
 
 

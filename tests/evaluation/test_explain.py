@@ -12,7 +12,7 @@ import kerasimg
 from kerasimg.data.decode import decode
 from kerasimg.errors import CallError, DataError
 from kerasimg.evaluation import Method
-from kerasimg.evaluation.explain import as_shares, explain
+from kerasimg.evaluation.explain import as_shares, explain, explain_examples
 from kerasimg.evaluation.explain_layers import map_layer, without_squashing
 from kerasimg.evaluation.explain_methods import METHODS, grad_cam, gradient, integrated_gradients, occlusion
 from kerasimg.evaluation.explain_overlay import on_original
@@ -332,6 +332,16 @@ def test_every_class_of_a_image_can_be_asked_for(classifier: Classifier, shown: 
     asked = explain(classifier, images, target="blue")
     assert [each.target for each in asked] == ["blue", "blue"]
     assert all(each.map.min() >= 0 and each.map.max() <= 1 and each.map.dtype == np.float32 for each in asked)
+
+
+def test_examples_with_known_probabilities_are_explained_alike(classifier: Classifier, shown: Cues):
+    images = [image.astype("uint8") for image in shown.images[:25]]  # more than one batch
+    expected = explain(classifier, images, "grad_cam")
+    targets, sure = [each.target for each in expected], [each.probability for each in expected]
+    found = explain_examples(classifier, images, "grad_cam", targets, sure)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.file, one.target, one.probability) == (other.file, other.target, other.probability)
+        np.testing.assert_allclose(one.map, other.map, atol=1e-5)
 
 
 def test_overlays_are_written_at_both_sizes(classifier: Classifier, shown: Cues, tmp_path: Path):

@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ from kerasimg.api import Run
 from kerasimg.errors import CallError
 from kerasimg.evaluation.predictions import Predictions
 from kerasimg.models.classifier import Classifier
+from kerasimg.reporting import report as report_module
 from kerasimg.reporting.epochs import print_stages
 from kerasimg.reporting.images import mistakes_and_hits
 from kerasimg.reporting.report import TEMPLATES, report, write_report
@@ -233,6 +236,25 @@ def test_the_speed_is_measured_once(run: Run, page: Page):
     speed = json.loads((run.folder / "evaluation" / "speed.json").read_text())
     assert speed["ms_single"] > 0
     assert f"{speed['ms_single']:.2f} ms" in page.text
+
+
+def test_the_speed_of_a_network_is_measured_once_for_all_its_runs(run: Run, tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setenv("KERASIMG_CACHE", str(tmp_path))
+    measured: list[float] = []
+
+    def measure(classifier: Classifier) -> dict[str, Any]:
+        measured.append(1.0)
+        return {"ms_single": float(len(measured)), "ms_batch": 1.0}
+
+    monkeypatch.setattr(report_module, "measure", measure)
+    classifier = Classifier.open(run.folder)
+    first = report_module._speed(classifier)
+    for weight in classifier.model.weights[:2]:
+        weight.assign(weight * 2)
+    assert report_module._speed(classifier) == first
+    assert report_module._speed(replace(classifier, flips=True))["ms_single"] == 2
+    other = keras.Model(classifier.model.input, keras.layers.Identity()(classifier.model.output))
+    assert report_module._speed(replace(classifier, model=other))["ms_single"] == 3
 
 
 def test_slices_and_curves_are_drawn_where_they_were_found(copy: Path):

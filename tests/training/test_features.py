@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+from kerasimg import remembered
 from kerasimg.data.augment import compile_augment
 from kerasimg.data.pipeline import batches
 from kerasimg.data.source import Source
@@ -20,7 +21,7 @@ from kerasimg.evaluation.evaluate import Chosen, image_batches
 from kerasimg.models import inference
 from kerasimg.models.classifier import Classifier
 from kerasimg.spec.document import Image
-from kerasimg.training import feature_files, feature_rows
+from kerasimg.training import feature_rows
 from kerasimg.training import features as features_module
 from kerasimg.training.deadline import Deadline, Interruption
 from kerasimg.training.features import FeaturePlan, StageData, passes_by_features, plan_features
@@ -348,11 +349,28 @@ def test_the_features_of_a_head_come_from_those_of_the_frozen_part(model: Any, s
     pixels = np.concatenate([batch[0] for batch in plain_images(source, PARTS["validation"])])
     values = classifier_of(model).values(pixels)
     np.testing.assert_allclose(found, values.features, rtol=2e-3, atol=2e-3)  # stored as float16
-    np.testing.assert_allclose(features(pixels), values.features, rtol=1e-4, atol=1e-4)
     # They have the key of the validation images' features, so those are read from the cache.
     about = feature_rows.Recipe(plan.engine, IMAGE, "float16").about(source, PARTS["validation"])
     [folder] = cache.iterdir()
     assert feature_rows.Store(about).place == folder
+
+
+def test_images_that_no_source_has_are_asked_once(model: Any, source: Any):
+    plan = planned(model, source, mode="cached", precision="folded")
+    recipe = feature_rows.Recipe(plan.engine, IMAGE, "float16")
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    draft = passes_by_features(classifier_of(model), {**plan.figures, "features": plan.mode}, "auto").draft
+    expected = classifier_of(model).values(pixels).features
+    np.testing.assert_allclose(draft(pixels), expected, rtol=2e-3, atol=2e-3)
+    asked: list[int] = []
+    compute = plan.engine.compute
+    plan.engine.compute = lambda images: asked.append(len(images)) or compute(images)
+    others = np.concatenate([pixels[::-1], 255 - pixels[:1]])
+    [again] = feature_rows.rows_of_pixels(recipe, others)
+    assert asked == [1]
+    np.testing.assert_array_equal(again[:5], feature_rows.rows_of_pixels(recipe, pixels)[0][::-1])
+    np.testing.assert_array_equal(again, feature_rows.rows_of_pixels(recipe, others)[0])
+    assert asked == [1]
 
 
 def test_an_evaluation_asks_a_frozen_part_once_for_each_image(model: Any, source: Any, monkeypatch: Any):
@@ -408,7 +426,7 @@ def test_the_frozen_part_is_compared_with_the_whole_model_once(model: Any, sourc
     plan_features(model, StageData(source, {"train": np.arange(20)}, IMAGE, batch_size=4, epochs=3), mode="cached")
     planned(model, source, mode="cached", precision="plain")
     assert len(settled) == 4
-    assert feature_files.remove_older() != []
+    assert len(remembered.remove_older()) == 4
     planned(model, source, **options)
     assert len(settled) == 5
 
