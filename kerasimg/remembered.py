@@ -1,6 +1,6 @@
 """What was compared or measured once on this machine and need not be again: small results in the cache folder.
 
-Each is found by all that it depends on, so that it is never asked for in vain.
+Each is found by all that it depends on: the model, the images, the machine, the versions.
 """
 
 from __future__ import annotations

@@ -293,7 +293,6 @@ def _fit(values: HeadValues, truth: np.ndarray | None, share: float, random: np.
     count = max(1, min(DIRECTIONS, DIRECTION_VALUES // size, size, len(features) - 1))
     scale = max(float(within.var(axis=0).mean()), 1e-12)
     spectrum, directions = _principal(within / np.sqrt(scale), count)
-    count = directions.shape[1]
     variances = spectrum[:count] + FLOOR
     left = max(float(spectrum[count:].sum()) / max(size - count, 1), FLOOR)
     # In units of `scale`: features are divided by its root inside of `directions` and `rest`.
@@ -319,22 +318,20 @@ def _fit(values: HeadValues, truth: np.ndarray | None, share: float, random: np.
 
 FLOOR = 1e-3
 """Added to variances, as a share of the mean variance."""
-ZERO = 1e-12
-"""A variance below this share of the largest one is rounding; FLOOR is far above it."""
 
 
 def _principal(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The variances of centred values (n, d), largest first, and the first directions (d, k), k at most `count`.
+    """The variances of centred values (n, d), largest first, and the first `count` directions (d, count), orthonormal.
 
-    By the smaller of the two products of the matrix with itself, which takes a fraction of the time of its SVD.
+    By the smaller of the two products of the matrix with itself, which takes a fraction of the time of its SVD. Their
+    rounding is far below FLOOR.
     """
     wide = values.shape[1] > values.shape[0]
     squares, vectors = np.linalg.eigh(values @ values.T if wide else values.T @ values)
     squares, vectors = np.maximum(squares[::-1], 0), vectors[:, ::-1]
-    count = min(count, max(1, int((squares > ZERO * squares[0]).sum())))
     directions = vectors[:, :count]
-    if wide:
-        directions = values.T @ directions / np.sqrt(np.maximum(squares[:count], np.finfo(float).tiny))
+    if wide:  # also where a variance is zero: any direction at right angles to the others will do
+        directions = np.linalg.qr(values.T @ directions)[0]
     return squares / len(values), directions
 
 

@@ -22,7 +22,7 @@ import keras
 import numpy as np
 
 from kerasimg import log
-from kerasimg.backend import BACKENDS
+from kerasimg.backend import BACKENDS, versions
 from kerasimg.data.augment import Augmentation
 from kerasimg.data.batches import Arrays, Signature, encode_labels, labels_for
 from kerasimg.data.cache import about_pixels, open_cache
@@ -52,6 +52,7 @@ AT_ONCE = 2
 ROWS_PER_FILE = 8192
 BYTES_PER_FILE = 64 * 1024**2
 LARGEST: dict[Stored, float] = {"float16": 65504.0, "float32": math.inf}
+"""The largest number that can be stored."""
 SAFE = 4096.0
 """If the features of the first images are all below it, float16 (up to 65,504) is used."""
 REPORT_S = 4.0
@@ -73,9 +74,9 @@ class Exact:
 
     @property
     def name(self) -> str:
-        """As of an engine; the numbers are those of a backend and its version, to the last digit."""
+        """As of an engine; to the last digit the numbers are those of a backend and its version."""
         backend = keras.backend.backend()
-        return f"exact, {backend} {version(BACKENDS[backend])}"
+        return f"exact, {backend} {', '.join(versions((BACKENDS[backend],)).values())}"
 
     @cached_property
     def at_once(self) -> int:
@@ -88,8 +89,8 @@ class Exact:
         return final_outputs_of(self.split.frozen)
 
     def compute(self, images: Any) -> list[np.ndarray]:
-        """The seam as arrays."""
-        return self.run(images)
+        """The seam as arrays, of a full batch."""
+        return self.run(images, len(images))
 
 
 @dataclass(frozen=True)

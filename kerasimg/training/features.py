@@ -270,13 +270,13 @@ def passes_by_features(classifier: Classifier, notes: Mapping[str, Any], cache: 
 
     notes: of the last stage of the training.
     """
+    made = classifier.model.__dict__.pop(ENGINE, None)
     if notes.get("features") not in ("cached", "fresh") or classifier.head is None:
         return None
     image = classifier.spec.image
     split = split_frozen(outputs_and_features(classifier.model))
     if split is None or len(split.shapes) != 1 or not _is_small(split, image):
         return None
-    made = classifier.model.__dict__.pop(ENGINE, None)
     if made is None or (made.form, made.split.digest) != (notes["precision"], split.digest):
         try:
             made = engine(split, BATCH, notes["precision"])
@@ -297,7 +297,7 @@ def passes_by_features(classifier: Classifier, notes: Mapping[str, Any], cache: 
 
     def draft(images: Chosen | np.ndarray) -> np.ndarray:
         if isinstance(images, Chosen):
-            [seam] = rows_of(fast, images.source, images.indices, 1, cache, f"{images.part} images").parts
+            [seam] = rows_of(fast, images.source, images.indices, 1, cache, "images for known.json").parts
         else:
             [seam] = rows_of_pixels(fast, images)
         return in_batches(rest, seam.astype(np.float32))[1]
