@@ -28,7 +28,7 @@ import keras
 import numpy as np
 
 from kerasimg.errors import CallError, counted
-from kerasimg.models.compiled_predict import forward, has_gpu, images_at_once, in_parts
+from kerasimg.models.compiled_predict import Run, forward, has_gpu, images_at_once, in_parts
 from kerasimg.models.flat_graph import flatten
 from kerasimg.models.lowering import Program, lower
 from kerasimg.models.output_kind import as_probabilities, output_kind
@@ -60,6 +60,10 @@ TRIAL_FROM = 20_000
 """Images to compute from which on the forms are timed against one another; below, a rule is cheaper."""
 
 TRIAL_BATCHES = 3
+
+
+Whole = Callable[[Any], np.ndarray]
+"""Images (N, H, W, C), 0-255 -> the first output of an unsplit model."""
 
 
 class Agreement(NamedTuple):
@@ -181,14 +185,16 @@ def settle(
     precision: Precision = "auto",
     work: int = 0,
     task: str = "multiclass",
+    whole: Whole | None = None,
 ) -> Engine:
     """The engine of `engine` that agrees with the unsplit model on these real images, or the next one that does.
 
     images: a handful, (N, H, W, C) float32 0-255.  A form that the caller names is used, with a warning if it differs.
+    whole: gives the unsplit model's outputs; None: its own forward pass.
     """
     made = engine(split, batch_size, precision, work)
     while True:
-        found = agreement(model, made, images, task)
+        found = agreement(model, made, images, task, whole)
         if agrees(made.form, found):
             return replace(made, agreement=found)
         if precision not in ("auto", "plain"):
@@ -205,15 +211,47 @@ def settle(
         made = replace(fallback, rates=made.rates, said=(*made.said, f"{word}, so it is not used"))
 
 
-def agreement(model: keras.Model, made: Engine, images: Any, task: str = "multiclass") -> Agreement:
-    """Compares the probabilities, through the engine and the rest, with the unsplit model's."""
+def agreement(
+    model: keras.Model,
+    made: Engine,
+    images: Any,
+    task: str = "multiclass",
+    whole: Whole | None = None,
+) -> Agreement:
+    """Compares the probabilities, through the engine and the rest, with the unsplit model's; whole: as for `settle`."""
+    parts = _of_rest(made.split, made.compute(images))
+    return _compared(model, (whole or forward(model))(images), parts, made.form, task)
+
+
+def reference(model: keras.Model, split: Split, run: Run, images: Any, task: str = "multiclass") -> Whole | None:
+    """The outputs of the unsplit model by a float32 pass of its frozen part and the rest; None if they differ.
+
+    A training needs that pass for its evaluation. Under TensorFlow on a CPU it takes less time to compare it with the
+    model itself on two images, without compiling it, than to compile the model; elsewhere None.
+
+    run: the frozen part in float32.
+    """
+    if keras.backend.backend() != "tensorflow" or has_gpu():
+        return None
+
+    def whole(images: Any) -> np.ndarray:
+        return _of_rest(split, run(images))
+
+    few = images[:2]
+    found = _compared(model, _outputs(model, few)[0], whole(few), "folded", task)
+    return whole if agrees("folded", found) else None
+
+
+def _of_rest(split: Split, features: list[np.ndarray]) -> np.ndarray:
+    """The first output of the rest of a model for the tensors of the seam."""
+    return _outputs(split.rest, features if len(features) > 1 else features[0])[0]
+
+
+def _compared(model: keras.Model, whole: np.ndarray, parts: np.ndarray, form: Form, task: str) -> Agreement:
     kind = output_kind(model)
-    features = made.compute(images)
-    whole = forward(model)(images)
-    parts = _outputs(made.split.rest, features if len(features) > 1 else features[0])[0]
     wanted, found = (as_probabilities(_by_row(outputs), kind, task) for outputs in (whole, parts))
     differences = np.abs(wanted - found).max(axis=-1)
-    return Agreement(float(differences.mean()), _same_first(made, wanted, found))
+    return Agreement(float(differences.mean()), _same_first(form, wanted, found))
 
 
 def agrees(form: Form, found: Agreement) -> bool:
@@ -372,10 +410,10 @@ def _by_row(outputs: np.ndarray) -> np.ndarray:
     return outputs.reshape(len(outputs), -1)
 
 
-def _same_first(made: Engine, wanted: np.ndarray, found: np.ndarray) -> bool:
+def _same_first(form: Form, wanted: np.ndarray, found: np.ndarray) -> bool:
     """Whether each image's first class is the same, or was nearly not the first one."""
     if wanted.shape[-1] < 2:
         return True
     rows = np.arange(len(wanted))
     gap = wanted.max(axis=-1) - wanted[rows, found.argmax(axis=-1)]
-    return bool((gap <= NEAR_TIE * TOLERANCE[made.form]).all())
+    return bool((gap <= NEAR_TIE * TOLERANCE[form]).all())

@@ -35,7 +35,7 @@ from kerasimg.evaluation.known import Passes, own_passes
 from kerasimg.models.classifier import Classifier, Values
 from kerasimg.models.compiled_predict import has_gpu, in_batches, outputs_of
 from kerasimg.models.flat_graph import flatten
-from kerasimg.models.inference import TRIAL_FROM, Engine, Precision, engine, engine_of_record, settle
+from kerasimg.models.inference import TRIAL_FROM, Engine, Precision, engine, engine_of_record, reference, settle
 from kerasimg.models.known import outputs_and_features
 from kerasimg.models.split_model import Split, digest, split_frozen
 from kerasimg.remembered import circumstances, recall, remember
@@ -64,8 +64,8 @@ LARGEST_SEAM = 4.0
 CHECKED = 16
 """Images on which the split model is compared with the whole one."""
 STEPS_PER_EXECUTION = 50
-ENGINE = "_kerasimg_engine"
-"""The attribute of a model that hands its engine on to `passes_by_features`; it is not saved."""
+PASSES = "_kerasimg_passes"
+"""The attribute of a model that hands its engine, and its exact pass, on to `passes_by_features`; it is not saved."""
 PREFETCH = 64
 """Batches of features to prefetch: they are small, and a step is short."""
 
@@ -249,8 +249,9 @@ def plan_features(
     chosen = _chosen(mode, data, split, views, turns)
     if isinstance(chosen, No):
         return _off(model, data, mode, chosen)
+    exact = Exact(split)
     try:
-        engine, stored = _checked_engine(model, split, data, chosen, turns, precision)
+        engine, stored = _checked_engine(model, exact, data, chosen, turns, precision)
     except CallError as error:
         return _off(model, data, mode, No(str(error)))
     if chosen == "fresh" and (reason := _no_use(engine, mode)):
@@ -259,7 +260,7 @@ def plan_features(
         rows = _rows(data, engine, chosen, turns, stored)
     except DoesNotFit:
         rows = _rows(data, engine, chosen, turns, "float32")
-    setattr(model, ENGINE, engine)
+    setattr(model, PASSES, (engine, exact))
     return FeaturePlan(chosen, _line(chosen, engine, rows, data, turns), split.rest, data, engine, rows)
 
 
@@ -270,20 +271,21 @@ def passes_by_features(classifier: Classifier, notes: Mapping[str, Any], cache: 
 
     notes: of the last stage of the training.
     """
-    made = classifier.model.__dict__.pop(ENGINE, None)
+    made, frozen = classifier.model.__dict__.pop(PASSES, (None, None))
     if notes.get("features") not in ("cached", "fresh") or classifier.head is None:
         return None
     image = classifier.spec.image
     split = split_frozen(outputs_and_features(classifier.model))
     if split is None or len(split.shapes) != 1 or not _is_small(split, image):
         return None
-    if made is None or (made.form, made.split.digest) != (notes["precision"], split.digest):
+    if frozen is None or frozen.split.digest != split.digest:
+        made, frozen = None, Exact(split)
+    if made is None or made.form != notes["precision"]:
         try:
             made = engine(split, BATCH, notes["precision"])
         except CallError:  # resumed on another machine
             return None
     fast = Recipe(made, image, notes.get("validation_features", {}).get("stored", "float32"))
-    frozen = Exact(split)
     rest = outputs_of(split.rest)
     own = own_passes(classifier)
     classifier.use_pass(lambda images, size=0: rest(frozen.run(images, size)[0], size))
@@ -363,13 +365,14 @@ def _is_small(split: Split, image: Image) -> bool:
 
 
 def _checked_engine(
-    model: keras.Model, split: Split, data: StageData, chosen: Mode, turns: int, precision: Precision
+    model: keras.Model, exact: Exact, data: StageData, chosen: Mode, turns: int, precision: Precision
 ) -> tuple[Engine, Stored]:
     """Returns the engine, compared with the whole model on some training images, and the type for its features.
 
+    exact: the frozen part as an evaluation runs it.
     What an earlier run found for the same model, images and versions on such a machine is not computed again.
     """
-    train = np.asarray(data.parts["train"])
+    split, train = exact.split, np.asarray(data.parts["train"])
     some = train[evenly_spaced(len(train), CHECKED)]
     work = len(train) * (turns if chosen == "cached" else data.epochs) + len(data.parts.get("validation", ()))
     about = {
@@ -385,7 +388,9 @@ def _checked_engine(
         return engine_of_record(split, data.batch_size, found["engine"]), found["stored"]
     loader = Loader(data.source, some, data.image, open_cache(data.cache), exact=False)
     images = loader.load(np.arange(len(some))).astype(np.float32)  # not augmented: (N, H, W, C)
-    options: dict[str, Any] = {"precision": precision, "work": work, "task": data.source.task}
+    task = data.source.task
+    whole = reference(model, split, exact.run, images, task) if len(split.shapes) == 1 else None
+    options: dict[str, Any] = {"precision": precision, "work": work, "task": task, "whole": whole}
     made = settle(model, split, images, batch_size=data.batch_size, **options)
     stored = stored_as(made.compute(images))
     remember(about, {"engine": made.record, "stored": stored})

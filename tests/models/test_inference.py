@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from kerasimg.errors import CallError
 from kerasimg.models import compiled_predict, inference
-from kerasimg.models.inference import MAKERS, NAMES, TOLERANCE, Form, agreement, agrees, engine, settle
+from kerasimg.models.compiled_predict import final_outputs_of
+from kerasimg.models.inference import MAKERS, NAMES, TOLERANCE, Form, agreement, agrees, engine, reference, settle
 from kerasimg.models.split_model import Split, split_frozen
 
 layers = keras.layers
@@ -111,6 +112,20 @@ def test_an_engine_with_other_weights_does_not_agree(cut: Any):
     kernel.assign(before * 1.5)
     assert not agrees("folded", agreement(model, made, images()))
     kernel.assign(before)
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="elsewhere the unsplit model is compiled")
+def test_the_exact_pass_of_a_frozen_part_is_taken_for_the_model_where_both_agree(cut: Any):
+    model, split = cut
+    run = final_outputs_of(split.frozen)
+    whole = reference(model, split, run, images())
+    np.testing.assert_allclose(whole(images()), model.predict(images(), verbose=0), atol=1e-6)
+    made = settle(model, split, images(), batch_size=2, whole=whole)
+    assert made.agreement.probabilities == pytest.approx(
+        settle(model, split, images(), batch_size=2).agreement.probabilities, abs=1e-5
+    )
+    assert reference(model, split, lambda some: [2 * run(some)[0]], images()) is None
+    assert reference(model, split, lambda some: [np.nan * run(some)[0]], images()) is None
 
 
 def test_a_precision_that_there_is_not_is_refused(cut: Any):
