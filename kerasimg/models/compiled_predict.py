@@ -8,6 +8,7 @@ asks a trained model (the rule for unknown images, evaluation, report, predictio
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -133,10 +134,14 @@ def has_gpu() -> bool:
 
 
 class _ByKeras:
-    """On JAX and PyTorch. JAX compiles for each size of a batch, so that few are used: smaller ones are padded."""
+    """On JAX and PyTorch. JAX compiles for each size of a batch, so that few are used: smaller ones are padded.
+
+    One thread at a time: under JAX, Keras gives the model's state to the compiled function and takes it back.
+    """
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
+        self._lock = threading.Lock()
 
     def __call__(self, images: Any, size: int = 0) -> list[np.ndarray]:
         tensor = ops.cast(ops.convert_to_tensor(images), self.model.inputs[0].dtype)
@@ -144,7 +149,8 @@ class _ByKeras:
         size = size or _padded_size(count)
         if count < size and keras.backend.backend() == "jax":
             tensor = ops.pad(tensor, ((0, size - count), *((0, 0) for _ in tensor.shape[1:])))
-        found = keras.tree.flatten(self.model.predict_on_batch(tensor))
+        with self._lock:
+            found = keras.tree.flatten(self.model.predict_on_batch(tensor))
         return [np.asarray(output, dtype=np.float32)[:count] for output in found]
 
 

@@ -374,6 +374,7 @@ def test_images_that_no_source_has_are_asked_once(model: Any, source: Any):
 
 
 def test_an_evaluation_asks_a_frozen_part_once_for_each_image(model: Any, source: Any, monkeypatch: Any):
+    monkeypatch.setattr(feature_rows, "BATCH", 1)  # several at once
     plan = planned(model, source, mode="cached", precision="folded")
     notes = {**plan.figures, "features": plan.mode}
     images = Chosen(source, PARTS["validation"], "test")
