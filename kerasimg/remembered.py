@@ -44,7 +44,7 @@ def circumstances() -> dict[str, Any]:
 
 def recall(about: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns what was remembered about the same things; None if nothing was."""
-    path = _file(about)
+    path = result_file(about)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         os.utime(path)
@@ -55,7 +55,7 @@ def recall(about: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def remember(about: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """Stores a result, by all that it depends on; both JSON-compatible. If it cannot be written, nothing is."""
-    path = _file(about)
+    path = result_file(about)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, found)
@@ -75,7 +75,8 @@ def remove_older(age_s: float = 0) -> list[int]:
     return removed
 
 
-def _file(about: Mapping[str, Any]) -> Path:
+def result_file(about: Mapping[str, Any]) -> Path:
+    """Returns the file of the result about these things, which may not exist."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
     return cache_folder() / "remembered" / f"{digest}.json"
 
@@ -83,7 +84,7 @@ def _file(about: Mapping[str, Any]) -> Path:
 def _files() -> list[tuple[float, Path]]:
     """Returns when each file was used last, and the file, the least recently used first."""
     found = []
-    for path in _file({}).parent.glob("*.json"):
+    for path in result_file({}).parent.glob("*.json"):
         with contextlib.suppress(OSError):
             found.append((path.stat().st_mtime, path))
     return sorted(found)

@@ -37,7 +37,7 @@ def test_the_least_recently_used_are_removed(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(remembered, "MOST", 3)
     for number in range(3):
         remembered.remember({"number": number}, {})
-        os.utime(remembered._file({"number": number}), (number, number))
+        os.utime(remembered.result_file({"number": number}), (number, number))
     assert remembered.recall({"number": 0}) == {}  # used now
     remembered.remember({"number": 3}, {})
     assert [remembered.recall({"number": number}) is not None for number in range(4)] == [True, False, True, True]

@@ -304,6 +304,6 @@ def _dataset(batches: Batches, first: int, end: int | None, finish: Callable[...
     )
     dataset = dataset.map(as_written(finish), num_parallel_calls=BATCHES_AT_ONCE, deterministic=True)
     options = tf.data.Options()
-    # All numbers are given. Its thread sleeps for up to seconds, and the end of an iterator often waits for that.
+    # All numbers are given, and the end of an iterator often waits, for up to a second, until the autotuner wakes.
     options.autotune.enabled = False
     return dataset.prefetch(prefetch).with_options(options)

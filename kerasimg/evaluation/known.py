@@ -292,7 +292,7 @@ def _fit(values: HeadValues, truth: np.ndarray | None, share: float, random: np.
     # The directions in which images of one class differ most, and the classes from one another.
     count = max(1, min(DIRECTIONS, DIRECTION_VALUES // size, size, len(features) - 1))
     scale = max(float(within.var(axis=0).mean()), 1e-12)
-    spectrum, directions = _principal(within / np.sqrt(scale), count)
+    spectrum, directions = main_directions(within / np.sqrt(scale), count)
     variances = spectrum[:count] + FLOOR
     left = max(float(spectrum[count:].sum()) / max(size - count, 1), FLOOR)
     # In units of `scale`: features are divided by its root inside of `directions` and `rest`.
@@ -320,7 +320,7 @@ FLOOR = 1e-3
 """Added to variances, as a share of the mean variance."""
 
 
-def _principal(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def main_directions(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The variances of centred values (n, d), largest first, and the first `count` directions (d, count), orthonormal.
 
     By the smaller of the two products of the matrix with itself, which takes a fraction of the time of its SVD. Their

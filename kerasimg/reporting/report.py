@@ -390,7 +390,7 @@ def model_facts(classifier: Classifier, folder: Path) -> Facts:
     files = RunFolder(folder)
     speed = files.evaluation.speed()
     if speed is None:
-        speed = _speed(classifier)
+        speed = speed_of(classifier)
         files.evaluation.write_speed(speed)
     layers = [
         (layer.name, type(layer).__name__, _shape(layer), int(layer.count_params()))
@@ -402,7 +402,7 @@ def model_facts(classifier: Classifier, folder: Path) -> Facts:
     return Facts(model.count_params(), trained, size, layers[:LAYERS], max(0, len(layers) - LAYERS), speed)
 
 
-def _speed(classifier: Classifier) -> dict[str, Any]:
+def speed_of(classifier: Classifier) -> dict[str, Any]:
     """As `measure`; once for all runs of the same network on this machine, since its weights make no difference."""
     if not is_functional(classifier.model):
         return measure(classifier)

@@ -320,15 +320,7 @@ def _computed(
     """Yields positions of images, their features and, for blended images, their labels."""
     if recipe.augmentation is None:
         loader = Loader(source, indices, recipe.image, open_cache(cache), exact=recipe.exact)
-        size = _batch_size(recipe.image)
-        as_floats = keras.backend.backend() == "tensorflow"
-
-        def read(places: np.ndarray) -> list[np.ndarray]:
-            pixels = loader.load(places)
-            return _in_full_batches(recipe.engine, pixels.astype(np.float32) if as_floats else pixels, size)
-
-        parts = [missing[start : start + size] for start in range(0, len(missing), size)]
-        for places, features in _side_by_side(read, parts):
+        for places, features in _of_pixels(recipe, loader.load, missing):
             yield places, features, None
         return
     size = recipe.batch_size if recipe.blends else _batch_size(recipe.image)
@@ -362,6 +354,20 @@ def _computed(
             yield places[chosen], [array[chosen] for array in features], as_array(labels)[chosen]
 
 
+def _of_pixels(
+    recipe: Recipe, load: Callable[[np.ndarray], np.ndarray], wanted: np.ndarray
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """Yields some of the wanted places, and the features of the images that are loaded for them, (N, H, W, C) uint8."""
+    size = _batch_size(recipe.image)
+    as_floats = keras.backend.backend() == "tensorflow"
+
+    def read(places: np.ndarray) -> list[np.ndarray]:
+        pixels = load(places)
+        return _in_full_batches(recipe.engine, pixels.astype(np.float32) if as_floats else pixels, size)
+
+    return _side_by_side(read, [wanted[start : start + size] for start in range(0, len(wanted), size)])
+
+
 def _batch_size(image: Image) -> int:
     """The batch size of the engine."""
     if not has_gpu():
@@ -385,12 +391,7 @@ def rows_of_pixels(recipe: Recipe, pixels: np.ndarray) -> list[np.ndarray]:
     named = {str(part): array for part, array in enumerate(rows)}
     _copy_found(found, found.files >= 0, named)
     missing = np.flatnonzero(found.files < 0)
-
-    def compute(places: np.ndarray) -> list[np.ndarray]:
-        return recipe.engine.compute(pixels[places].astype(np.float32))
-
-    parts = [part for part in np.array_split(missing, AT_ONCE) if len(part)]
-    for places, features in _side_by_side(compute, parts):
+    for places, features in _of_pixels(recipe, pixels.__getitem__, missing):
         for array, values in zip(rows, features, strict=True):
             array[places] = np.clip(values, -LARGEST[recipe.stored], LARGEST[recipe.stored])
     if len(missing):

@@ -12,7 +12,7 @@ from scipy.stats import beta, kstest, kstwobign
 import kerasimg
 from kerasimg.errors import CallError
 from kerasimg.evaluation.evaluate import choose_images
-from kerasimg.evaluation.known import METHODS, _principal, false_alarms, fit_known, known_by_default, least_images
+from kerasimg.evaluation.known import METHODS, false_alarms, fit_known, known_by_default, least_images, main_directions
 from kerasimg.evaluation.measures import roc_auc
 from kerasimg.evaluation.shift import broken_promise, measure_shift, promise
 from kerasimg.models.classifier import Classifier, set_decisions
@@ -44,7 +44,7 @@ def test_the_main_directions_are_those_of_the_singular_values(shape, rank):
     random = np.random.default_rng(0)
     values = random.normal(size=(shape[0], rank)) @ random.normal(size=(rank, shape[1]))
     _, singular, rows = np.linalg.svd(values, full_matrices=False)
-    spectrum, directions = _principal(values, 8)
+    spectrum, directions = main_directions(values, 8)
     np.testing.assert_allclose(spectrum, singular**2 / len(values), atol=1e-12)
     np.testing.assert_allclose(directions.T @ directions, np.eye(8), atol=1e-9)
     used = min(8, rank)

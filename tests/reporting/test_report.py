@@ -248,13 +248,13 @@ def test_the_speed_of_a_network_is_measured_once_for_all_its_runs(run: Run, tmp_
 
     monkeypatch.setattr(report_module, "measure", measure)
     classifier = Classifier.open(run.folder)
-    first = report_module._speed(classifier)
+    first = report_module.speed_of(classifier)
     for weight in classifier.model.weights[:2]:
         weight.assign(weight * 2)
-    assert report_module._speed(classifier) == first
-    assert report_module._speed(replace(classifier, flips=True))["ms_single"] == 2
+    assert report_module.speed_of(classifier) == first
+    assert report_module.speed_of(replace(classifier, flips=True))["ms_single"] == 2
     other = keras.Model(classifier.model.input, keras.layers.Identity()(classifier.model.output))
-    assert report_module._speed(replace(classifier, model=other))["ms_single"] == 3
+    assert report_module.speed_of(replace(classifier, model=other))["ms_single"] == 3
 
 
 def test_slices_and_curves_are_drawn_where_they_were_found(copy: Path):
