@@ -230,12 +230,13 @@ def _wait_for(port: int, server: subprocess.Popen[bytes], timeout_s: float = 120
 
 
 def normalise(lines: Sequence[str]) -> list[str]:
-    """Lines without what differs from run to run: numbers, units of time, class names, spaces, blank lines."""
+    """Lines without what differs from run to run: numbers, units of time and size, class names, spaces, blank lines."""
     text = "\n".join(lines)
     text = re.sub(r"\b[0-9a-f]{12,}\b", "HASH", text)
     text = re.sub(rf"\b({'|'.join(LABELS)})\b", "CLASS", text)
     text = re.sub(r"(?<![A-Za-z])[-+]?\d[\d.,]*(e[-+]?\d+)?%?", "N", text)
     text = re.sub(r"N (s|ms|min|h)\b|Ns\b", "TIME", text)
+    text = re.sub(r"N (bytes|kB|MB|GB)\b", "SIZE", text)
     text = re.sub(r"[─━]+", "", text)
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 

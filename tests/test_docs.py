@@ -289,6 +289,7 @@ def test_examples_are_compared_except_for_numbers_and_classes(examples: SimpleNa
     assert examples.matches(["saved in runs/a-1 (12.5 MB)"], ["saved in runs/a-2 (3 MB)"])
     assert examples.matches(["a", "...", "z"], ["a", "b", "c", "z"])
     assert examples.matches(["x.jpg: leaf 0.5"], ["x.jpg: stone 1.0"])
+    assert examples.matches(["0 bytes of at most 4.5 GB"], ["7 kB of at most 440 MB"])
     assert not examples.matches(["saved in runs/a-1"], ["written to runs/a-1"])
     assert not examples.matches(["a", "...", "z"], ["a", "b"])
 
