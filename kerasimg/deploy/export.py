@@ -40,7 +40,7 @@ from kerasimg.deploy.parity import Bounds, GateResult, as_file, gate, line_of, p
 from kerasimg.deploy.readme import write_texts
 from kerasimg.deploy.serve import dockerfile
 from kerasimg.deploy.targets import Target, names, served, target
-from kerasimg.errors import CallError, DataError, Fault, GateError, Interrupted, KerasimgError
+from kerasimg.errors import CallError, DataError, Fault, GateError, Interrupted, KerasimgError, listed
 from kerasimg.files import write_json
 from kerasimg.log import Verbose
 from kerasimg.models.classifier import Classifier, ClassifierReference, draw_image
@@ -338,10 +338,23 @@ def _export_target(
             manifest = _remove_models(draft, manifest, result.failed)
         manifests.write(draft / manifests.FILE, manifest)
         _report(result, bundle.task)
+        gone = sorted(_models(folder) - {model.path for model in manifest.models})
         _move(draft, folder)
+        if gone:
+            log.info(
+                f"  the export that was in {folder} is replaced; no longer there: {listed(gone)} (--out keeps both)"
+            )
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Bundle.open(folder), errors
+
+
+def _models(folder: Path) -> set[str]:
+    """Returns the paths of the models in a bundle; empty if the folder has none that can be read."""
+    try:
+        return {model.path for model in Bundle.open(folder, check=False).models}
+    except KerasimgError:
+        return set()
 
 
 def _without_p_values(

@@ -260,11 +260,12 @@ def line_of(row: Parity, task: Task) -> str:
     """Formats a comparison as one line."""
     if row.greatest_difference is None:
         return f"{row.path}: some probabilities are NaN or infinite"
-    line = (
-        f"{row.path}: differs by {row.greatest_difference:.2g} at most (allowed {row.tolerance.difference:g}), "
-        f"{row.same_decision:.2%} of {counted(row.images, 'image')} get the same decision "
-        f"(required {row.tolerance.decided:.2%})"
-    )
+    line = f"{row.path}: differs by {row.greatest_difference:.2g} at most"
+    if row.tolerance.difference < 1:
+        line += f" (allowed {row.tolerance.difference:g})"
+    line += f", {row.same_decision:.2%} of {counted(row.images, 'image')} get the same decision"
+    if row.tolerance.decided > 0:
+        line += f" (required {row.tolerance.decided:.2%})"
     if row.accuracy_before is not None and row.accuracy_after is not None:
         line += f", {figure_words(accuracy_key(task))} {row.accuracy_before:.4f} -> {row.accuracy_after:.4f}"
         if row.tolerance.accuracy_drop < 1:

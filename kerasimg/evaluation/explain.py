@@ -6,7 +6,7 @@ import base64
 import io
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -144,16 +144,12 @@ def explain(
         probabilities = classifier.probabilities(images)
         return two_columns(probabilities) if classifier.spec.task == "binary" else probabilities
 
+    probabilities = np.concatenate([ask(batch) for _, batch in _batches(seen)])
+    targets = _predicted(classifier, probabilities) if wanted is None else wanted
+    sure = probabilities[np.arange(len(seen)), targets]
     asked = ask if explained is occlusion else classifier.model
-    found: Results[Explanation] = Results()
-    for first in range(0, len(named), BATCH_SIZE):
-        here = slice(first, first + BATCH_SIZE)
-        batch = np.stack(seen[here]).astype("float32")
-        probabilities = ask(batch)
-        targets = _predicted(classifier, probabilities) if wanted is None else wanted[here]
-        sure = probabilities[np.arange(len(batch)), targets]
-        maps = explained(asked, batch, targets, **options)
-        found += _explanations(classifier, method, named[here], seen[here], targets, sure, maps)
+    maps = [explained(asked, batch, targets[here], **options) for here, batch in _batches(seen)]
+    found = Results(_explanations(classifier, method, named, seen, targets, sure, maps))
     if out is not None:
         save(found, out)
     return found
@@ -170,13 +166,16 @@ def explain_examples(
     """As `explain`, of readable images whose classes have known probabilities: the model is not asked for them."""
     explained, named = method_named(method, options), named_images(images, classifier.spec.image.channels)
     wanted = _numbers(classifier, targets)
-    found: list[Explanation] = []
-    for first in range(0, len(named), BATCH_SIZE):
+    seen = [decode(one.read(), classifier.spec.image) for one in named]
+    maps = [explained(classifier.model, batch, wanted[here], **options) for here, batch in _batches(seen)]
+    return _explanations(classifier, method, named, seen, wanted, probabilities, maps)
+
+
+def _batches(seen: Sequence[np.ndarray]) -> Iterator[tuple[slice, np.ndarray]]:
+    """The images as float32, BATCH_SIZE at once, each time with their places."""
+    for first in range(0, len(seen), BATCH_SIZE):
         here = slice(first, first + BATCH_SIZE)
-        seen = [decode(one.read(), classifier.spec.image) for one in named[here]]
-        maps = explained(classifier.model, np.stack(seen).astype("float32"), wanted[here], **options)
-        found += _explanations(classifier, method, named[here], seen, wanted[here], probabilities[here], maps)
-    return found
+        yield here, np.stack(seen[here]).astype("float32")
 
 
 def _explanations(
@@ -186,9 +185,9 @@ def _explanations(
     seen: Sequence[np.ndarray],
     targets: np.ndarray,
     probabilities: Sequence[float] | np.ndarray,
-    maps: np.ndarray,
+    maps: Sequence[np.ndarray],
 ) -> list[Explanation]:
-    """Those of a batch."""
+    """maps: those of each batch."""
     return [
         Explanation(
             one.name,
@@ -200,7 +199,9 @@ def _explanations(
             one.read(),
             classifier.spec.image,
         )
-        for one, pixels, target, probability, values in zip(named, seen, targets, probabilities, maps, strict=True)
+        for one, pixels, target, probability, values in zip(
+            named, seen, targets, probabilities, itertools.chain(*maps), strict=True
+        )
     ]
 
 

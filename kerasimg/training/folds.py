@@ -23,9 +23,8 @@ from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec
 from kerasimg.training.auto_settings import Choices
-from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.engine import Engine
-from kerasimg.training.prepare import check_images, load_for, prepare, weights_of
+from kerasimg.training.prepare import check_images, load_and_report, prepare, weights_of
 from kerasimg.training.splits import Parts, group_numbers_of, seed_of, split_images
 from kerasimg.training.train import with_flips_of_spec
 
@@ -72,9 +71,7 @@ def cross_val_predict(
     """
     if folds < 2:
         raise CallError(f"folds: expected 2 or more, got {folds}")
-    loaded, source = load_for(spec, data, overrides, merged_params(params, more_params))
-    check_teacher_place(loaded)
-    log.once(source.describe())
+    loaded, source = load_and_report(spec, data, overrides, merged_params(params, more_params))
     cache = Cache("auto")
     source = check_images(source, loaded, on_bad_image, cache)
     fold_of = _folds(source, folds, seed_of(loaded), group_numbers_of(loaded, source))

@@ -154,9 +154,7 @@ def prepare(
     if isinstance(data, Source) and isinstance(ref, Spec):
         spec, source = ref, data  # the caller that loaded the spec has checked the place of its teacher
     else:
-        spec, source = load_for(ref, data, overrides, params)
-        check_teacher_place(spec)
-        log.once(source.describe())
+        spec, source = load_and_report(ref, data, overrides, params)
     spec, teacher = locate_teacher(spec)
     spec, tried = (choices or Choices(limits)).settle(spec, source)
     devices = devices_for(spec) if distribute else ONE
@@ -174,6 +172,18 @@ def prepare(
 def weights_of(ref: Reference, weights: Any) -> Any:
     """Returns the argument `weights`, or the pack that `ref` names if the choice is left to the spec."""
     return (own_weights(ref) or weights) if weights == AS_THE_SPEC_SAYS else weights
+
+
+def load_and_report(
+    ref: Reference, data: Data, overrides: Mapping[str, Any] | None, params: Mapping[str, Any] | None
+) -> tuple[Spec, Source]:
+    """As `load_for`, of a spec to train; reports what the data is, and the warnings of the spec."""
+    spec, source = load_for(ref, data, overrides, params)
+    check_teacher_place(spec)
+    log.once(source.describe())
+    for note in spec.warnings:
+        log.warning(str(note))
+    return spec, source
 
 
 def load_for(

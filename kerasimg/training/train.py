@@ -104,8 +104,6 @@ def train(
     check_trackers(track)
     experiment = prepare(ref, data, weights=weights, limits=limits, cache=cache, deadline=deadline, **options)
     spec, source, parts = experiment.spec, experiment.source, experiment.parts
-    for note in spec.warnings:
-        log.warning(str(note))
     weights = weights_of(ref, weights)
     call = {"weights": describe_weights(weights), "limits": limits and dict(limits), "cache": cache_kind(cache)}
     call |= {"report": on_finished is not None, "tensorboard": tensorboard, "track": list(track)}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -109,6 +110,17 @@ def test_int8_takes_raw_signed_or_unsigned_pixels(run: Run, exported: dict[str, 
         assert quantized_input(bundle.model_path(model).read_bytes()) == quantization
     outputs = [open_runtime(bundle, "int8")(pixels) for bundle, _ in bundles.values()]
     assert np.allclose(*outputs, atol=1e-6)
+
+
+def test_an_export_says_which_models_of_an_earlier_one_it_replaces(run: Run, tmp_path: Path, listen: Any):
+    messages: list[str] = []
+    listen(messages.append)
+    for precision in ("float32", "float16", ("float16", "float32")):
+        kerasimg.export(run, "litert", precision=precision, out=tmp_path)
+    lines = [line for line in messages if "replaced" in line]
+    where = tmp_path / "litert"
+    gone = "no longer there: model_float32.tflite (--out keeps both)"
+    assert lines == [f"  the export that was in {where} is replaced; {gone}"]
 
 
 def test_model_beyond_its_tolerance_exits_with_4_and_is_marked(run: Run, tmp_path: Path):

@@ -55,6 +55,14 @@ def test_loss_of_accuracy_counts_if_labels_are_known(exported: dict[str, Bundle]
     assert compare(exported["litert"], exported["litert"].models[0], unknown, after, allowed, "test 1", TIMES).passed
 
 
+def test_a_bound_that_allows_everything_is_not_shown(exported: dict[str, Bundle]):
+    assert "(allowed 0.5), 100.00% of 4 images get the same decision (required 90.00%), accuracy" in line_of(
+        row(exported["litert"], BEFORE, 0.5), "multiclass"
+    )
+    line = line_of(row(exported["litert"], BEFORE, 1, 0), "multiclass")
+    assert "differs by 0 at most, 100.00% of 4 images get the same decision, accuracy" in line
+
+
 def test_nan_never_passes(exported: dict[str, Bundle]):
     comparison = row(exported["litert"], np.where(BEFORE[2, 2] == BEFORE, np.nan, BEFORE), 1, 0)
     assert not comparison.passed

@@ -17,6 +17,9 @@ from kerasimg.errors import CallError, DataError, KerasimgError, SpecError
 from kerasimg.models.classifier import Classifier
 from kerasimg.run_folder import RunFolder
 from kerasimg.training import train as verbs
+from kerasimg.training.dataset import dataset
+from kerasimg.training.folds import cross_val_predict
+from kerasimg.training.lr_find import find_learning_rate
 
 Train = Callable[..., Run]
 ONE_EPOCH = {"batch_size": 8, "stages": [{"epochs": 1}]}
@@ -311,11 +314,20 @@ def test_the_log_is_short_and_in_order(listen: Any, tiny: Any, tmp_path: Path):
     assert json.loads((run.folder / "data.json").read_text())["where"] == "arrays"
 
 
-def test_a_param_that_nothing_uses_is_warned_of(listen: Any, train: Train, tiny: Any, tmp_path: Path):
+@pytest.mark.parametrize("command", ["train", "lr-find", "cross-validation", "dataset"])
+def test_a_param_that_nothing_uses_is_warned_of(command: str, listen: Any, train: Train, tiny: Any, tmp_path: Path):
     messages: list[str] = []
     listen(messages.append)
     mistyped = tiny(fit=ONE_EPOCH, params={"num_classes": 2, "num_clases": 3})
-    train(mistyped, data=arrays(), out=tmp_path)
+    match command:
+        case "train":
+            train(mistyped, data=arrays(), out=tmp_path)
+        case "lr-find":
+            find_learning_rate(mistyped, data=arrays(), steps=10, verbose=0)
+        case "cross-validation":
+            cross_val_predict(mistyped, data=arrays(), folds=2, verbose=0)
+        case _:
+            dataset(mistyped, arrays())
     [line] = [line for line in messages if line.startswith("warning: ")]
     assert "params.num_clases: no expression uses this param: it changes nothing; did you mean 'num_classes'?" in line
 
