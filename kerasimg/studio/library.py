@@ -487,22 +487,27 @@ def _class_folders(folder: Path) -> Iterator[str]:
 
 
 def _images_in(folder: Path, start: str) -> Iterator[str]:
-    """The paths, relative to a folder, of all images below `start` in it; links that lead back are not followed."""
+    """The paths, relative to a folder, of all images below `start` in it; links that lead back are not followed.
+
+    In the order of their names, those of a folder before those of the folders in it.
+    """
     waiting, seen = [start], set()
     while waiting:
         below = waiting.pop()
         try:
             status = os.stat(folder / below)
-            entries = list(os.scandir(folder / below))
+            entries = sorted(os.scandir(folder / below), key=lambda entry: entry.name)
         except OSError:  # removed meanwhile, or not permitted
             continue
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
+        deeper: list[str] = []
         for entry in entries:
             if entry.name.startswith(".") or entry.name.lower() in LEFT_BEHIND:
                 continue
             if os.path.splitext(entry.name)[1].lower() in EXTENSIONS and not entry.is_dir():
                 yield below + entry.name
             elif entry.is_dir():
-                waiting.append(f"{below}{entry.name}/")
+                deeper.append(f"{below}{entry.name}/")
+        waiting += reversed(deeper)

@@ -23,6 +23,10 @@ def number(library: Library, path: str) -> int:
     return found
 
 
+def test_images_are_numbered_by_name_however_the_file_system_lists_them(library: Library):
+    assert list(library.paths) == ["blue/00.png", "red/00.png", "red/01.png", "red/blue.png", "unlabelled/a.png"]
+
+
 BEFORE = ["blue/00.png", "red/00.png", "red/01.png", "red/blue.png", "unlabelled/a.png"]
 
 
