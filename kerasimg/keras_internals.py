@@ -426,6 +426,11 @@ def draw_from(layer: Any, generator: Any) -> None:
                 value.next = generator.next
 
 
+def layers_within(layer: Any) -> list[Any]:
+    """A layer and those inside it, as a wrapper has them; of an operation that is no layer, itself."""
+    return list(layer._flatten_layers()) if hasattr(layer, "_flatten_layers") else [layer]
+
+
 def seed_in_pipeline(layer: Any) -> Any:
     """The seed generator of an image layer for the backend that runs it: TensorFlow inside of tf.data."""
     return layer._get_seed_generator(layer.backend._backend)

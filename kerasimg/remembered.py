@@ -1,6 +1,7 @@
 """What was compared or measured once on this machine and need not be again: small results in the cache folder.
 
-Each is found by all that it depends on: the model, the images, the machine, the versions.
+Each is found by all that it depends on: the model, the images, the machine, the versions. A file is a JSON object with
+the result and the CRC-32 of its text; one that is damaged counts as none.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 import json
 import os
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,11 +48,14 @@ def recall(about: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns what was remembered about the same things; None if nothing was."""
     path = result_file(about)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = content["result"]
+        if content["crc32"] != _crc(found):
+            return None
         os.utime(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return found if isinstance(found, dict) else None
+    return found
 
 
 def remember(about: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -58,7 +63,7 @@ def remember(about: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     path = result_file(about)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, found)
+        write_json(path, {"result": found, "crc32": _crc(found)})
         for _, old in _files()[:-MOST]:
             old.unlink(missing_ok=True)
 
@@ -79,6 +84,10 @@ def result_file(about: Mapping[str, Any]) -> Path:
     """Returns the file of the result about these things, which may not exist."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
     return cache_folder() / "remembered" / f"{digest}.json"
+
+
+def _crc(found: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(found, sort_keys=True).encode())
 
 
 def _files() -> list[tuple[float, Path]]:

@@ -28,7 +28,8 @@ def test_a_result_is_found_by_all_that_it_depends_on():
 def test_a_broken_file_is_no_result(folder: Path):
     remembered.remember({"a": 1}, {"b": 2})
     [file] = folder.iterdir()
-    for text in ("", "[1]", "{"):
+    other = file.read_text().replace("2", "3", 1)
+    for text in ("", "[1]", "{", "{}", "2", '{"result": {"b": 3}}', other):
         file.write_text(text)
         assert remembered.recall({"a": 1}) is None
 

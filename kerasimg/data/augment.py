@@ -50,6 +50,11 @@ class Augmentation:
         """Whether labels are blended."""
         return bool(self.blending)
 
+    @property
+    def keras_layers(self) -> list[Any]:
+        """The layers that run as Keras layers."""
+        return [step.layer for step in self.steps if hasattr(step, "layer")]
+
     def __call__(self, images: Any, labels: Any, seeds: Any, batch_size: int | None = None) -> tuple[Any, Any]:
         """Augment a batch.
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from kerasimg.layers import DropPath
 from kerasimg.models.flat_graph import Call, FlatGraph, flatten
+from kerasimg.models.own_layers import own_layers
 
 DROPPING = (
     keras.layers.Dropout,
@@ -64,11 +65,15 @@ class Split:
 
 
 def digest(model: keras.Model, *, weights: bool = True) -> str:
-    """A digest (32 digits) of a functional model, without names: its layers, their connections, and their weights."""
+    """A digest (32 digits) of a functional model, without names: its layers, their connections, and their weights.
+
+    Of a model with layers of a program's own it is that of these layer objects alone: see `own_layers`.
+    """
     graph = flatten(model)
     found = hashlib.blake2b(digest_size=16)
     for call in graph.calls:
         said = [type(call.operation).__name__, _configuration(call.operation), call.inputs, call.outputs]
+        said += own_layers([call.operation])
         found.update(json.dumps([*said, repr(_plain_arguments(call))], sort_keys=True, default=str).encode())
         for weight in getattr(call.operation, "weights", ()) if weights else ():
             found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())

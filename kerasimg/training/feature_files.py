@@ -82,14 +82,14 @@ class Store:
         return locations
 
     def add(self, keys: np.ndarray, arrays: Mapping[str, np.ndarray]) -> bool:
-        """Stores rows in a new file; returns False if there is no room for them."""
+        """Stores rows in a new file; returns False if there is no room for them, or nothing can be written."""
         size = sum(array.nbytes for array in arrays.values()) + keys.nbytes
         if not _make_room(size):
             return False
-        self.place.mkdir(parents=True, exist_ok=True)
         about = self.place / ABOUT
-        if not about.exists():
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            self.place.mkdir(parents=True, exist_ok=True)
+            if not about.exists():
                 about.write_text(json.dumps(self.recipe, indent=2, default=str) + "\n", encoding="utf-8")
         name = hashlib.sha256(keys.tobytes()).hexdigest()[:32]
         plain = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, 24)

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
@@ -34,6 +34,7 @@ from kerasimg.data.source import Source
 from kerasimg.errors import counted
 from kerasimg.models.compiled_predict import Run, final_outputs_of, has_gpu, images_at_once
 from kerasimg.models.inference import Engine
+from kerasimg.models.own_layers import own_layers
 from kerasimg.models.split_model import Split
 from kerasimg.spec.document import Image
 from kerasimg.training.deadline import NEVER, Deadline
@@ -129,12 +130,18 @@ class Recipe:
         about = {**self.form, "pixels": about_pixels(self.image, exact=self.exact)}
         if self.augmentation is not None:
             layers = [[name, dict(arguments)] for name, arguments in self.augment]
-            about |= {"augment": layers, "seed": self.seed}
+            about |= {"augment": layers, "seed": self.seed, "own": own_layers(self.augmentation.keras_layers)}
         if self.blends:
             labels = hashlib.sha256(labels_for(source, indices, self.targets).tobytes())
             labels.update(np.ascontiguousarray(source.keys(indices)).tobytes())
             about |= {"batch_size": self.batch_size, "targets": self.targets, "images": labels.hexdigest()}
+            about["label_shape"] = self.label_shape(source)
         return about
+
+    def label_shape(self, source: Source) -> tuple[int, ...]:
+        """Returns the shape of the label of an image."""
+        label = labels_for(source, np.arange(1), self.targets)
+        return encode_labels(label, self.targets, len(source.classes)).shape[1:]
 
 
 @dataclass
@@ -217,16 +224,28 @@ def rows_of(
 ) -> Rows:
     """Returns the features of images, in `views` views if the recipe augments, else in one.
 
+    If one of them does not fit the type in which they were to be stored, all are float32.
+
     what: names the images in the messages.  deadline: when it passes, or the user asks to stop, the features so far are
     stored and OutOfTime or Interrupted is raised.
     """
+    try:
+        return _rows(recipe, source, indices, views, cache, what, deadline)
+    except DoesNotFit:
+        return _rows(replace(recipe, stored="float32"), source, indices, views, cache, what, deadline)
+
+
+def _rows(
+    recipe: Recipe, source: Source, indices: np.ndarray, views: int, cache: Any, what: str, deadline: Deadline
+) -> Rows:
+    """As `rows_of`; DoesNotFit if a feature is beyond what can be stored."""
     store = Store(recipe.about(source, indices))
     shapes = recipe.engine.split.shapes
     count = len(indices)
     total = count * (views if recipe.augmentation else 1)
     rows = Rows([np.empty((total, *shape), recipe.stored) for shape in shapes], None, count, 0, 0, 0.0, True)
     if recipe.blends:
-        rows.labels = np.empty((total, len(source.classes)), np.float32)
+        rows.labels = np.empty((total, *recipe.label_shape(source)), np.float32)
     content = source.keys(indices)
     for view in range(total // count):
         numbers = view * 2**32 + np.arange(count) if recipe.augmentation else None

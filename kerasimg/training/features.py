@@ -44,7 +44,6 @@ from kerasimg.spec.load import Spec
 from kerasimg.training.deadline import NEVER, Deadline
 from kerasimg.training.feature_rows import (
     BATCH,
-    DoesNotFit,
     Exact,
     FeatureBatches,
     Recipe,
@@ -256,10 +255,7 @@ def plan_features(
         return _off(model, data, mode, No(str(error)))
     if chosen == "fresh" and (reason := _no_use(engine, mode)):
         return _off(model, data, mode, reason)
-    try:
-        rows = _rows(data, engine, chosen, turns, stored)
-    except DoesNotFit:
-        rows = _rows(data, engine, chosen, turns, "float32")
+    rows = _rows(data, engine, chosen, turns, stored)
     setattr(model, PASSES, (engine, exact))
     return FeaturePlan(chosen, _line(chosen, engine, rows, data, turns), split.rest, data, engine, rows)
 

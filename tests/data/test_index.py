@@ -1,5 +1,6 @@
 import os
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,20 @@ def test_a_file_has_another_key_when_it_changes_and_the_same_by_any_name(folder:
     assert changed.tolist() == [False, True]
     (root / "dog" / "1.png").unlink()
     assert open_source((np.zeros((1, 2, 2)), [0]), classes=["0"]).keys()[0] not in first
+
+
+def test_a_file_that_takes_the_place_of_another_has_another_key_though_size_and_date_are_the_same(folder: Folder):
+    root = folder("cat/1.png", "cat/2.png", "dog/1.png")
+    first, second = root / "cat" / "1.png", root / "cat" / "2.png"
+    assert first.stat().st_size == second.stat().st_size
+    for path in (first, second):
+        os.utime(path, ns=(0, 1))
+    before = open_source(root).keys()
+    time.sleep(0.05)  # the clock of a file system may tick slowly
+    first.rename(root / "cat" / "3")
+    second.rename(first)
+    (root / "cat" / "3").rename(second)
+    assert (open_source(root).keys() == before).tolist() == [False, False, True]
 
 
 def test_pixels_and_bytes_have_the_key_of_their_content():

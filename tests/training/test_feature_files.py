@@ -65,6 +65,13 @@ def test_the_least_recently_used_files_make_room_and_files_in_use_do_not(monkeyp
     assert second.path.exists()
 
 
+def test_where_nothing_can_be_written_nothing_is_stored(cache: Path):
+    cache.write_text("a file")
+    store = Store(RECIPE)
+    assert not store.add(keys(1), {"0": np.zeros((1, 1), np.float16)})
+    assert (store.find(keys(1)).files == -1).all()
+
+
 def test_all_features_can_be_removed(cache: Path):
     Store(RECIPE).add(keys(1), {"0": np.zeros((1, 1), np.float16)})
     assert feature_files.remove_older(3600) == []

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+import kerasimg
 from kerasimg import remembered
 from kerasimg.data.augment import compile_augment
 from kerasimg.data.pipeline import batches
@@ -242,6 +243,55 @@ def test_values_beyond_float16_are_stored_as_float32(source: Any):
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 1, trainable=False)(x))
     big = keras.Model(image, layers.Dense(3, activation="softmax")(x))
     assert planned(big, source).rows["train"].parts[0].dtype == np.float32
+
+
+def test_a_value_beyond_float16_that_the_check_did_not_see_makes_all_float32(model: Any, source: Any):
+    frozen = layers.Conv2D(1, 1, trainable=False, kernel_initializer="ones")
+    wide = keras.Model(model.input, layers.Dense(3)(layers.Flatten()(frozen(layers.Rescaling(300.0)(model.input)))))
+    plan = planned(wide, source)
+    assert plan.rows["train"].parts[0].dtype == np.float32
+    rows = feature_rows.rows_of(
+        feature_rows.Recipe(plan.engine, IMAGE, "float16"), source, PARTS["train"], 1, "off", "images"
+    )
+    np.testing.assert_array_equal(rows.parts[0], plan.rows["train"].parts[0])
+
+
+class Own(keras.layers.Layer):
+    """A layer of a program's own."""
+
+    factor = 1.0
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * self.factor
+
+
+@pytest.mark.parametrize("place", ["frozen", "augment"])
+def test_what_an_own_layer_computed_is_not_used_for_another(
+    place: str, model: Any, source: Any, monkeypatch: pytest.MonkeyPatch
+):
+    def plan() -> FeaturePlan:
+        if place == "augment":
+            return planned(model, source, augment=[("Own", {})], views=1)
+        image = keras.Input((8, 8, 3))
+        return planned(keras.Model(image, model(Own()(image))), source)
+
+    kerasimg.register(Own)
+    first = plan()
+    assert first.figures["train_features"]["computed"] == 23
+    monkeypatch.setattr(Own, "factor", 0.5)
+    second = plan()
+    assert second.figures["train_features"]["computed"] == 23
+    assert np.abs(first.rows["train"].parts[0] - second.rows["train"].parts[0]).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["MixUp", "CutMix"])
+def test_blended_labels_keep_their_shape(name: str, model: Any):
+    random = np.random.default_rng(3)
+    two = open_source((random.integers(0, 255, (28, 8, 8, 3)).astype("uint8"), np.arange(28) % 2))
+    plan = planned(model, two, augment=[(name, {})], views=2, targets="binary")
+    labels = np.concatenate([y for _, y in pairs(plan.train())])
+    assert labels.shape == (23, 1)
+    assert ((labels > 0.01) & (labels < 0.99)).any()
 
 
 def test_training_the_plan_trains_the_model(model: Any, source: Any):

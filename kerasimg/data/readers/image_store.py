@@ -54,7 +54,7 @@ class Files:
         return os.path.join(self.root, path if os.sep == "/" else path.replace("/", os.sep))
 
     def keys(self, rows: np.ndarray) -> np.ndarray:
-        """Digests of absolute path, size and modification time."""
+        """See `file_key`."""
         above = os.fsencode(os.path.join(os.path.abspath(self.root), ""))
         if self.root:
             return keys_of(rows, lambda chunk: [file_key(above + path) for path in self.paths.raws(chunk)])
@@ -150,12 +150,13 @@ class Shard(NamedTuple):
     path: str
     size: int
     mtime_ns: int
+    ctime_ns: int
 
     @classmethod
     def at(cls, path: str) -> Shard:
         """The file in its current state."""
         status = os.stat(path)
-        return cls(path, status.st_size, status.st_mtime_ns)
+        return cls(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 class Sharded:
@@ -171,9 +172,9 @@ class Sharded:
         return len(self.numbers)
 
     def keys(self, rows: np.ndarray) -> np.ndarray:
-        """Digests of the shard's absolute path, size and modification time, and the offset."""
+        """Digests of the shard's absolute path, size and times, as of a file, and the offset."""
         stamps = [
-            os.fsencode(os.path.abspath(shard.path)) + f"\0{shard.size}\0{shard.mtime_ns}\0".encode()
+            os.fsencode(os.path.abspath(shard.path)) + f"\0{shard.size}\0{shard.mtime_ns}\0{shard.ctime_ns}\0".encode()
             for shard in self.shards
         ]
 
@@ -185,7 +186,7 @@ class Sharded:
 
     def require_unchanged(self, shard: Shard, status: os.stat_result) -> None:
         """Raises BadImage if the file has changed since it was indexed."""
-        if (status.st_size, status.st_mtime_ns) != shard[1:]:
+        if (status.st_size, status.st_mtime_ns) != (shard.size, shard.mtime_ns):
             raise BadImage(f"cannot be read: {shard.path} has changed since it was opened; open it again")
 
 
@@ -226,10 +227,13 @@ def keys_of(rows: np.ndarray, keys: Callable[[np.ndarray], list[bytes]]) -> np.n
 
 
 def file_key(path: bytes) -> bytes:
-    """The key of a file: a digest of its absolute path, size and modification time."""
+    """The key of a file: a digest of its absolute path, its size, and when its content and its entry changed last.
+
+    Another file that takes its place, by `mv` or `cp -p`, has another key even if its size and time are the same.
+    """
     try:
         status = os.stat(path)
-        return digest(path + f"\0{status.st_size}\0{status.st_mtime_ns}".encode())
+        return digest(path + f"\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}".encode())
     except (OSError, ValueError):
         return digest(path + b"\0missing")
 

@@ -208,7 +208,7 @@ def _expand(pattern: str) -> Iterator[str]:
 def _table(path: str, kind: str, read: Read) -> Table:
     shard = Shard.at(path)
     place = os.path.abspath(path)
-    whole_kind = f"{kind}; {shard.size} bytes, {shard.mtime_ns}, {os.fsencode(place).hex()}"
+    whole_kind = f"{kind}; {shard.size} bytes, {shard.mtime_ns}, {shard.ctime_ns}, {os.fsencode(place).hex()}"
     name = hashlib.blake2b(f"{kind}\0".encode() + os.fsencode(place), digest_size=16).hexdigest()
     file = cache_folder() / "index" / f"{name}{SUFFIX}"
     if (table := _load_table(file, whole_kind)) is not None:
