@@ -19,7 +19,7 @@ KNOWN = ("keras", "kerasimg")
 _names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
-def own_layers(layers: Iterable[Any]) -> list[str]:
+def own_layer_names(layers: Iterable[Any]) -> list[str]:
     """Returns a name for each layer of another class than Keras' and kerasimg's, also within wrappers.
 
     No other layer ever has the same one.

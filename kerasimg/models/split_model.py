@@ -19,7 +19,7 @@ import numpy as np
 
 from kerasimg.layers import DropPath
 from kerasimg.models.flat_graph import Call, FlatGraph, flatten
-from kerasimg.models.own_layers import own_layers
+from kerasimg.models.own_layers import own_layer_names
 
 DROPPING = (
     keras.layers.Dropout,
@@ -67,13 +67,13 @@ class Split:
 def digest(model: keras.Model, *, weights: bool = True) -> str:
     """A digest (32 digits) of a functional model, without names: its layers, their connections, and their weights.
 
-    Of a model with layers of a program's own it is that of these layer objects alone: see `own_layers`.
+    Of a model with layers of a program's own it is that of these layer objects alone: see `own_layer_names`.
     """
     graph = flatten(model)
     found = hashlib.blake2b(digest_size=16)
     for call in graph.calls:
         said = [type(call.operation).__name__, _configuration(call.operation), call.inputs, call.outputs]
-        said += own_layers([call.operation])
+        said += own_layer_names([call.operation])
         found.update(json.dumps([*said, repr(_plain_arguments(call))], sort_keys=True, default=str).encode())
         for weight in getattr(call.operation, "weights", ()) if weights else ():
             found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())

@@ -34,7 +34,7 @@ from kerasimg.data.source import Source
 from kerasimg.errors import counted
 from kerasimg.models.compiled_predict import Run, final_outputs_of, has_gpu, images_at_once
 from kerasimg.models.inference import Engine
-from kerasimg.models.own_layers import own_layers
+from kerasimg.models.own_layers import own_layer_names
 from kerasimg.models.split_model import Split
 from kerasimg.spec.document import Image
 from kerasimg.training.deadline import NEVER, Deadline
@@ -130,7 +130,7 @@ class Recipe:
         about = {**self.form, "pixels": about_pixels(self.image, exact=self.exact)}
         if self.augmentation is not None:
             layers = [[name, dict(arguments)] for name, arguments in self.augment]
-            about |= {"augment": layers, "seed": self.seed, "own": own_layers(self.augmentation.keras_layers)}
+            about |= {"augment": layers, "seed": self.seed, "own": own_layer_names(self.augmentation.keras_layers)}
         if self.blends:
             labels = hashlib.sha256(labels_for(source, indices, self.targets).tobytes())
             labels.update(np.ascontiguousarray(source.keys(indices)).tobytes())
