@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from kerasimg.errors import counted
 
 LIMIT = 4 * 1000**3
 """Largest total size in bytes; the least recently used files are removed when a process begins to use the cache."""
+CHECKED = "checked"
+"""The file in the folder whose date says up to when what JAX has written was found whole."""
+SETTLED_S = 2.0
+"""Seconds after its last change from which on a file is taken to be complete."""
 COMPILED = "/jax/core/compile/backend_compile_duration"
 HIT = "/jax/compilation_cache/cache_hits"
 
@@ -82,6 +87,7 @@ def open_compile_cache() -> None:
     except OSError:
         return
     _make_room()
+    _remove_damaged()
     jax.config.update("jax_compilation_cache_dir", str(place))
     # The many small functions of a model's operations take longer than the few large ones.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -91,7 +97,7 @@ def open_compile_cache() -> None:
 
 def files() -> list[Path]:
     """Returns the files of compiled functions, the least recently used first."""
-    return sorted((path for path in folder().rglob("*") if path.is_file()), key=last_use_s)
+    return sorted((path for path in folder().rglob("*") if path.is_file() and path.name != CHECKED), key=last_use_s)
 
 
 def last_use_s(path: Path) -> float:
@@ -115,6 +121,27 @@ def _make_room() -> None:
         if excess <= 0:
             return
         excess -= _remove(path)
+
+
+def _remove_damaged() -> None:
+    """Removes files written since the last look that JAX cannot read: it would warn of them in every process.
+
+    JAX writes to the file itself, so that a process that is killed may leave a part of one, and never replaces it.
+    """
+    from jax._src import compilation_cache
+
+    checked = folder() / CHECKED
+    until = time.time() - SETTLED_S
+    with contextlib.suppress(OSError):
+        since = checked.stat().st_mtime if checked.exists() else until
+        for path in folder().glob("*-cache"):
+            if since <= path.stat().st_mtime < until:
+                try:
+                    compilation_cache.decompress_executable(path.read_bytes())
+                except Exception:  # of zlib or zstandard, whichever JAX found
+                    _remove(path)
+        checked.touch()
+        os.utime(checked, (until, until))
 
 
 def _remove(path: Path) -> int:

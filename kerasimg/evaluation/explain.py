@@ -6,7 +6,7 @@ import base64
 import io
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -26,6 +26,7 @@ from kerasimg.evaluation.explain_overlay import OPACITY, as_shares, on_original,
 from kerasimg.evaluation.occlusion import occlusion
 from kerasimg.evaluation.predictions import decide, two_columns
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.models.compiled_predict import BY_ONE_THREAD
 from kerasimg.results import Result, Results
 from kerasimg.spec.document import Image
 
@@ -147,8 +148,7 @@ def explain(
     probabilities = np.concatenate([ask(batch) for _, batch in _batches(seen)])
     targets = _predicted(classifier, probabilities) if wanted is None else wanted
     sure = probabilities[np.arange(len(seen)), targets]
-    asked = ask if explained is occlusion else classifier.model
-    maps = [explained(asked, batch, targets[here], **options) for here, batch in _batches(seen)]
+    maps = _maps(explained, ask if explained is occlusion else classifier.model, seen, targets, options)
     found = Results(_explanations(classifier, method, named, seen, targets, sure, maps))
     if out is not None:
         save(found, out)
@@ -167,8 +167,20 @@ def explain_examples(
     explained, named = method_named(method, options), named_images(images, classifier.spec.image.channels)
     wanted = _numbers(classifier, targets)
     seen = [decode(one.read(), classifier.spec.image) for one in named]
-    maps = [explained(classifier.model, batch, wanted[here], **options) for here, batch in _batches(seen)]
+    maps = _maps(explained, classifier.model, seen, wanted, options)
     return _explanations(classifier, method, named, seen, wanted, probabilities, maps)
+
+
+def _maps(
+    explained: Callable[..., np.ndarray],
+    asked: Any,
+    seen: Sequence[np.ndarray],
+    targets: np.ndarray,
+    options: Mapping[str, Any],
+) -> list[np.ndarray]:
+    """The maps of each batch, by a method of a model or, for occlusion, of a function."""
+    with BY_ONE_THREAD:
+        return [explained(asked, batch, targets[here], **options) for here, batch in _batches(seen)]
 
 
 def _batches(seen: Sequence[np.ndarray]) -> Iterator[tuple[slice, np.ndarray]]:

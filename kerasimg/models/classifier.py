@@ -33,13 +33,13 @@ from kerasimg.files import replacing, to_json
 from kerasimg.keras_internals import save_and_load_quickly
 from kerasimg.models.backbones import specs_beside
 from kerasimg.models.build import construct
-from kerasimg.models.compiled_predict import Run, answers, final_outputs_of, in_batches
+from kerasimg.models.compiled_predict import BY_ONE_THREAD, Run, answers, final_outputs_of, in_batches
 from kerasimg.models.flips import with_flips
 from kerasimg.models.initial_values import cheap_values
 from kerasimg.models.keras_file import Answer, model_file, read_facts
 from kerasimg.models.known import Head, Known, check_fits, find_head, outputs_and_features, p_value_model
 from kerasimg.models.lowering import Working
-from kerasimg.models.output_kind import as_probabilities, output_kind
+from kerasimg.models.output_kind import OutputKind, as_probabilities, output_kind
 from kerasimg.models.temperature import at_temperature
 from kerasimg.models.weights import check_hdf5, load_pack
 from kerasimg.run_folder import RunReference, check_classifier, folder_of
@@ -214,7 +214,12 @@ class Classifier:
     def probabilities_of(self, outputs: np.ndarray) -> np.ndarray:
         """(N, K) float32 of the outputs of the model, at the classifier's temperature."""
         task = self.spec.task
-        return at_temperature(as_probabilities(outputs, output_kind(self.model), task), self.temperature, task)
+        return at_temperature(as_probabilities(outputs, self._kind, task), self.temperature, task)
+
+    @cached_property
+    def _kind(self) -> OutputKind:
+        with BY_ONE_THREAD:
+            return output_kind(self.model)
 
     @cached_property
     def _p_values(self) -> keras.Model | None:
@@ -228,12 +233,13 @@ class Classifier:
     def _forward(self, working: Working) -> Run:
         """The pass that gives outputs and, where there are any, features."""
         whole = self.model, self.flips
-        if (*whole, working) not in self._compiled:
-            if whole not in self._compiled:
-                both = None if self.head is None else outputs_and_features(self.model)
-                self._compiled[whole] = self.asked if both is None else with_flips(both) if self.flips else both
-            self._compiled[*whole, working] = final_outputs_of(self._compiled[whole], working)
-        return cast(Run, self._compiled[*whole, working])
+        with BY_ONE_THREAD:
+            if (*whole, working) not in self._compiled:
+                if whole not in self._compiled:
+                    both = None if self.head is None else outputs_and_features(self.model)
+                    self._compiled[whole] = self.asked if both is None else with_flips(both) if self.flips else both
+                self._compiled[*whole, working] = final_outputs_of(self._compiled[whole], working)
+            return cast(Run, self._compiled[*whole, working])
 
 
 def weights_digest(model: keras.Model) -> str:

@@ -36,6 +36,13 @@ MOST_FOLDED = 10_000_000
 ATTRIBUTE = "_kerasimg_forward"
 """The attribute of a model that holds it; it is not saved, since it is neither a layer nor a variable."""
 
+BY_ONE_THREAD = threading.RLock()
+"""Held by the thread that asks a model by Keras, traces it, or replaces a part of it to look inside (`explain`).
+
+Under JAX, Keras gives the state of a model to the compiled function and takes it back, and another model may have the
+same layers; what is traced while a part is replaced stays so.
+"""
+
 Run = Callable[..., list[np.ndarray]]
 """Images (N, H, W, C), 0-255, and the size of the batches that they are one of (default: N) -> the outputs, float32."""
 
@@ -134,14 +141,10 @@ def has_gpu() -> bool:
 
 
 class _ByKeras:
-    """On JAX and PyTorch. JAX compiles for each size of a batch, so that few are used: smaller ones are padded.
-
-    One thread at a time: under JAX, Keras gives the model's state to the compiled function and takes it back.
-    """
+    """On JAX and PyTorch. JAX compiles for each size of a batch, so that few are used: smaller ones are padded."""
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
-        self._lock = threading.Lock()
 
     def __call__(self, images: Any, size: int = 0) -> list[np.ndarray]:
         tensor = ops.cast(ops.convert_to_tensor(images), self.model.inputs[0].dtype)
@@ -149,7 +152,7 @@ class _ByKeras:
         size = size or _padded_size(count)
         if count < size and keras.backend.backend() == "jax":
             tensor = ops.pad(tensor, ((0, size - count), *((0, 0) for _ in tensor.shape[1:])))
-        with self._lock:
+        with BY_ONE_THREAD:
             found = keras.tree.flatten(self.model.predict_on_batch(tensor))
         return [np.asarray(output, dtype=np.float32)[:count] for output in found]
 
@@ -176,7 +179,8 @@ class _Compiled:
 
         # The traced function itself: to TensorFlow's warning of functions traced too often, many models' are one.
         traced = tf.function(tf.autograph.experimental.do_not_convert(run), input_signature=signature)
-        self.function = traced.get_concrete_function()
+        with BY_ONE_THREAD:
+            self.function = traced.get_concrete_function()
         self.at_once = images_at_once(model)
 
     def __call__(self, images: Any, size: int = 0) -> list[np.ndarray]:

@@ -393,7 +393,7 @@ def _saying_how_to_resume(run: RunFolder) -> Iterator[None]:
     except DataError as error:
         raise ManyFaults([*error.faults, Fault("", "", _how_to_resume(run))]) from error
     except Diverged as error:
-        raise Diverged(f"{error}. The run is saved in {run.path} ({describe_progress(run)})") from None
+        raise Diverged(f"{error}. The folder of the run is {run.path} ({describe_progress(run)})") from None
     except KerasimgError:
         raise  # it says all
     except Exception as error:

@@ -126,7 +126,9 @@ class Specs:
         if size is not None:
             document["params"]["size"] = size
         if not augmented:
-            document |= {"augment": [], "fit": {"views": None}}
+            document["augment"] = []
+            if "views" in self.parent["params"]:
+                document["params"]["views"] = 1
         return document
 
     def scratch(self, summary: Summary, recipe: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import keras
 import pytest
 
 from kerasimg import compile_cache
+
+if keras.backend.backend() == "jax":
+    from jax._src import compilation_cache
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX alone has a cache of what it compiled")
 
@@ -47,6 +51,24 @@ def test_old_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert [path.name for path in compile_cache.files()] == ["1-cache", "2-cache"]
     assert compile_cache.remove_older() == [100, 100]
     assert compile_cache.files() == []
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("KERASIMG_CACHE", str(tmp_path))
+    folder = compile_cache.folder()
+    folder.mkdir()
+    compile_cache._remove_damaged()  # from now on
+    now = time.time() + 60
+    whole = compilation_cache.compress_executable(b"compiled" * 100)
+    for name, content, age_s in (("whole", whole, 30), ("half", whole[:20], 30), ("empty", b"", 30), ("new", b"", 0)):
+        (folder / f"{name}-cache").write_bytes(content)
+        os.utime(folder / f"{name}-cache", (now - age_s, now - age_s))
+    monkeypatch.setattr(time, "time", lambda: now)
+    compile_cache._remove_damaged()
+    assert {path.name for path in compile_cache.files()} == {"whole-cache", "new-cache"}
+    monkeypatch.setattr(time, "time", lambda: now + 60)
+    compile_cache._remove_damaged()
+    assert {path.name for path in compile_cache.files()} == {"whole-cache"}
 
 
 def test_the_benchmark_for_gpus_runs_on_a_processor(tmp_path: Path):

@@ -211,6 +211,14 @@ def test_layers_draw_from_the_generator_they_are_given(make: Any):
     assert Counting.drawn > 0
 
 
+def test_the_layers_within_a_wrapper_are_found():
+    inner = keras.layers.Dense(2)
+    assert inner in internals.layers_within(keras.layers.TimeDistributed(inner))
+    assert internals.layers_within(inner) == [inner]
+    added = keras.Input((2,)) + 1
+    assert [type(part).__name__ for part in internals.layers_within(added._keras_history.operation)] == ["Add"]
+
+
 def test_an_image_layer_has_a_generator_for_the_backend_that_runs_it():
     layer = keras.layers.RandomFlip(seed=3)
     assert isinstance(

@@ -1,5 +1,6 @@
 """A network that was trained on a planted cue is explained by the cue; and what else the maps must keep to."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -342,6 +343,20 @@ def test_examples_with_known_probabilities_are_explained_alike(classifier: Class
     for one, other in zip(found, expected, strict=True):
         assert (one.file, one.target, one.probability) == (other.file, other.target, other.probability)
         np.testing.assert_allclose(one.map, other.map, atol=1e-5)
+
+
+def test_threads_that_share_a_classifier_get_what_one_gets(classifier: Classifier, shown: Cues):
+    images = shown.images[:3].astype("uint8")
+    wanted, map_of_one = classifier.probabilities(shown.images[:3]), explain(classifier, images)[0].map
+    cold = Classifier(classifier.model, classifier.spec, classifier.classes)
+
+    def ask(number: int) -> float:
+        if number % 2:
+            return float(np.abs(explain(cold, images)[0].map - map_of_one).max())
+        return float(np.abs(cold.probabilities(shown.images[:3]) - wanted).max())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(ask, range(24))) < 1e-5
 
 
 def test_overlays_are_written_at_both_sizes(classifier: Classifier, shown: Cues, tmp_path: Path):

@@ -148,7 +148,7 @@ def test_without_time_for_the_recipe_plain_features_take_its_place(done, tmp_pat
     assert "3 minutes cannot hold transfer.json as it is, which takes about" in caplog.text
     assert found.result["steps"][0]["name"] == "heads"
     assert "recipe" not in {step["name"] for step in found.result["steps"]}
-    assert (found.run.spec.params["size"], found.run.spec.fit.views) == (8, None)
+    assert (found.run.spec.params["size"], found.run.spec.fit.views) == (8, 1)
     assert found.run.scores.accuracy > 0.5
     caplog.clear()
     (found.folder / "result.json").unlink()

@@ -200,7 +200,7 @@ def test_the_log_has_one_json_line_per_request(server: Any, until: Any):
 def test_a_full_server_answers_429_and_a_slow_body_takes_no_place_and_times_out(
     start: Callable[..., Any], bundles: Any, tmp_path: Path
 ):
-    options = ("--queue", 1, "--max-images", 1, "--timeout", 1.5)
+    options = ("--queue", 1, "--max-images", 1, "--timeout", 4)
     with start(tmp_path / "log", bundles(), *options) as server, ThreadPoolExecutor(1) as pool:
         slow = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc"
         answer = pool.submit(raw, server, slow)
