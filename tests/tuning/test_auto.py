@@ -166,10 +166,10 @@ def test_a_machine_that_became_too_slow_gives_one_small_model_late(done, tmp_pat
 
     monkeypatch.chdir(done.folder.parents[1])
     monkeypatch.setattr(autos, "SIZES", (16,))
-    monkeypatch.setattr(autos, "measure_pace", lambda *given: measure(*given)._replace(start_s=5.0))
+    monkeypatch.setattr(autos, "measure_pace", lambda *given: measure(*given)._replace(start_s=30.0))
     monkeypatch.setattr(autos, "tune", too_slow)
     options = {"recipe": "transfer.json", "on_bad_image": "skip", "out": tmp_path, "on_finished": write_auto_page}
-    found = kerasimg.Auto(auto("photos", minutes=1, began=time.monotonic() - 55, **options))
+    found = kerasimg.Auto(auto("photos", minutes=1, began=time.monotonic() - 40, **options))
     assert "this machine is slower than at the start, and 1 minute ended without a model" in caplog.text
     assert (found.result["step"], found.run.spec.params["size"], found.result["exports"]) == ("late", 16, [])
     assert found.run.scores.accuracy > 0.5
