@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ CHECKED = "checked"
 """The file in the folder whose date says up to when what JAX has written was found whole."""
 SETTLED_S = 2.0
 """Seconds after its last change from which on a file is taken to be complete."""
+ZSTANDARD = b"\x28\xb5\x2f\xfd"
+"""The first bytes of what zstandard compressed (RFC 8878)."""
 COMPILED = "/jax/core/compile/backend_compile_duration"
 HIT = "/jax/compilation_cache/cache_hits"
 
@@ -87,7 +90,7 @@ def open_compile_cache() -> None:
     except OSError:
         return
     _make_room()
-    _remove_damaged()
+    remove_damaged()
     jax.config.update("jax_compilation_cache_dir", str(place))
     # The many small functions of a model's operations take longer than the few large ones.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -123,22 +126,23 @@ def _make_room() -> None:
         excess -= _remove(path)
 
 
-def _remove_damaged() -> None:
+def remove_damaged() -> None:
     """Removes files written since the last look that JAX cannot read: it would warn of them in every process.
 
     JAX writes to the file itself, so that a process that is killed may leave a part of one, and never replaces it.
+    Where the package zstandard is installed, JAX compresses by it; those files stay: this environment may lack it.
     """
-    from jax._src import compilation_cache
-
     checked = folder() / CHECKED
     until = time.time() - SETTLED_S
     with contextlib.suppress(OSError):
         since = checked.stat().st_mtime if checked.exists() else until
         for path in folder().glob("*-cache"):
             if since <= path.stat().st_mtime < until:
+                content = path.read_bytes()
                 try:
-                    compilation_cache.decompress_executable(path.read_bytes())
-                except Exception:  # of zlib or zstandard, whichever JAX found
+                    if not content.startswith(ZSTANDARD):
+                        zlib.decompress(content)
+                except zlib.error:
                     _remove(path)
         checked.touch()
         os.utime(checked, (until, until))

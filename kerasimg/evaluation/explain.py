@@ -26,7 +26,7 @@ from kerasimg.evaluation.explain_overlay import OPACITY, as_shares, on_original,
 from kerasimg.evaluation.occlusion import occlusion
 from kerasimg.evaluation.predictions import decide, two_columns
 from kerasimg.models.classifier import Classifier, ClassifierReference
-from kerasimg.models.compiled_predict import BY_ONE_THREAD
+from kerasimg.models.compiled_predict import MODEL_LOCK
 from kerasimg.results import Result, Results
 from kerasimg.spec.document import Image
 
@@ -179,7 +179,7 @@ def _maps(
     options: Mapping[str, Any],
 ) -> list[np.ndarray]:
     """The maps of each batch, by a method of a model or, for occlusion, of a function."""
-    with BY_ONE_THREAD:
+    with MODEL_LOCK:
         return [explained(asked, batch, targets[here], **options) for here, batch in _batches(seen)]
 
 

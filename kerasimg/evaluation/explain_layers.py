@@ -2,7 +2,7 @@
 
 A model is looked into while it runs, not cut in two: a layer's `call` is replaced for the time of one call of the
 model. So it makes no difference whether the layer is in the model itself or in a backbone inside of it, and what
-leads past the layer (a shortcut, a second branch) still counts. Who does so holds `BY_ONE_THREAD`.
+leads past the layer (a shortcut, a second branch) still counts. Who does so holds `MODEL_LOCK`.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from kerasimg.files import replacing, to_json
 from kerasimg.keras_internals import save_and_load_quickly
 from kerasimg.models.backbones import specs_beside
 from kerasimg.models.build import construct
-from kerasimg.models.compiled_predict import BY_ONE_THREAD, Run, answers, final_outputs_of, in_batches
+from kerasimg.models.compiled_predict import MODEL_LOCK, Run, answers, final_outputs_of, in_batches
 from kerasimg.models.flips import with_flips
 from kerasimg.models.initial_values import cheap_values
 from kerasimg.models.keras_file import Answer, model_file, read_facts
@@ -218,7 +218,7 @@ class Classifier:
 
     @cached_property
     def _kind(self) -> OutputKind:
-        with BY_ONE_THREAD:
+        with MODEL_LOCK:
             return output_kind(self.model)
 
     @cached_property
@@ -233,7 +233,7 @@ class Classifier:
     def _forward(self, working: Working) -> Run:
         """The pass that gives outputs and, where there are any, features."""
         whole = self.model, self.flips
-        with BY_ONE_THREAD:
+        with MODEL_LOCK:
             if (*whole, working) not in self._compiled:
                 if whole not in self._compiled:
                     both = None if self.head is None else outputs_and_features(self.model)

@@ -36,7 +36,7 @@ MOST_FOLDED = 10_000_000
 ATTRIBUTE = "_kerasimg_forward"
 """The attribute of a model that holds it; it is not saved, since it is neither a layer nor a variable."""
 
-BY_ONE_THREAD = threading.RLock()
+MODEL_LOCK = threading.RLock()
 """Held by the thread that asks a model by Keras, traces it, or replaces a part of it to look inside (`explain`).
 
 Under JAX, Keras gives the state of a model to the compiled function and takes it back, and another model may have the
@@ -152,7 +152,7 @@ class _ByKeras:
         size = size or _padded_size(count)
         if count < size and keras.backend.backend() == "jax":
             tensor = ops.pad(tensor, ((0, size - count), *((0, 0) for _ in tensor.shape[1:])))
-        with BY_ONE_THREAD:
+        with MODEL_LOCK:
             found = keras.tree.flatten(self.model.predict_on_batch(tensor))
         return [np.asarray(output, dtype=np.float32)[:count] for output in found]
 
@@ -179,7 +179,7 @@ class _Compiled:
 
         # The traced function itself: to TensorFlow's warning of functions traced too often, many models' are one.
         traced = tf.function(tf.autograph.experimental.do_not_convert(run), input_signature=signature)
-        with BY_ONE_THREAD:
+        with MODEL_LOCK:
             self.function = traced.get_concrete_function()
         self.at_once = images_at_once(model)
 

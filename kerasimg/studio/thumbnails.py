@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
+import os
 import threading
 from pathlib import Path
 
 import PIL.Image
 
 from kerasimg.data.image_files import read_pixels
+from kerasimg.data.readers.image_store import file_key
 
 SIDE_PX = 192
 """The longer side of a thumbnail."""
@@ -35,10 +36,8 @@ class Thumbnails:
             BadImage: if the image cannot be read.
             OSError: if there is no such file.
         """
-        status = file.stat()
-        name = hashlib.blake2b(
-            f"{file}\0{status.st_mtime_ns}\0{status.st_size}".encode("utf-8", "surrogateescape"), digest_size=16
-        ).hexdigest()
+        file.stat()  # an OSError where there is none, not the key of a missing file
+        name = file_key(os.fsencode(file)).hex()
         cached = self.folder / name[:2] / f"{name}.webp"
         try:
             return cached.read_bytes()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,6 @@ import keras
 import pytest
 
 from kerasimg import compile_cache
-
-if keras.backend.backend() == "jax":
-    from jax._src import compilation_cache
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX alone has a cache of what it compiled")
 
@@ -57,18 +55,26 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("KERASIMG_CACHE", str(tmp_path))
     folder = compile_cache.folder()
     folder.mkdir()
-    compile_cache._remove_damaged()  # from now on
+    compile_cache.remove_damaged()  # from now on
     now = time.time() + 60
-    whole = compilation_cache.compress_executable(b"compiled" * 100)
-    for name, content, age_s in (("whole", whole, 30), ("half", whole[:20], 30), ("empty", b"", 30), ("new", b"", 0)):
+    whole = zlib.compress(bytes(range(256)))
+    other = compile_cache.ZSTANDARD + b"of another environment"
+    written = {
+        "whole": (whole, 30),
+        "other": (other, 30),
+        "half": (whole[:20], 30),
+        "empty": (b"", 30),
+        "new": (b"", 0),
+    }
+    for name, (content, age_s) in written.items():
         (folder / f"{name}-cache").write_bytes(content)
         os.utime(folder / f"{name}-cache", (now - age_s, now - age_s))
     monkeypatch.setattr(time, "time", lambda: now)
-    compile_cache._remove_damaged()
-    assert {path.name for path in compile_cache.files()} == {"whole-cache", "new-cache"}
+    compile_cache.remove_damaged()
+    assert {path.name for path in compile_cache.files()} == {"whole-cache", "other-cache", "new-cache"}
     monkeypatch.setattr(time, "time", lambda: now + 60)
-    compile_cache._remove_damaged()
-    assert {path.name for path in compile_cache.files()} == {"whole-cache"}
+    compile_cache.remove_damaged()
+    assert {path.name for path in compile_cache.files()} == {"whole-cache", "other-cache"}
 
 
 def test_the_benchmark_for_gpus_runs_on_a_processor(tmp_path: Path):

@@ -1,9 +1,11 @@
 """Labels are decisions; files move only on request, and are complete wherever the process was killed."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 from kerasimg.data.image_files import BadImage
@@ -11,6 +13,7 @@ from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError
 from kerasimg.files import PARTIAL
 from kerasimg.studio.library import LEFT_OUT, Conflict, Library, checked_class
+from kerasimg.studio.thumbnails import Thumbnails
 
 
 def files(folder: Path) -> list[str]:
@@ -25,6 +28,21 @@ def number(library: Library, path: str) -> int:
 
 def test_images_are_numbered_by_name_however_the_file_system_lists_them(library: Library):
     assert list(library.paths) == ["blue/00.png", "red/00.png", "red/01.png", "red/blue.png", "unlabelled/a.png"]
+
+
+def test_a_thumbnail_is_of_the_image_that_is_there(tmp_path: Path):
+    thumbnails, file = Thumbnails(tmp_path / "thumbnails"), tmp_path / "a.bmp"
+    seen = []
+    for colour in ("red", "blue", "blue"):
+        PIL.Image.new("RGB", (8, 8), colour).save(tmp_path / "new.bmp")
+        os.utime(tmp_path / "new.bmp", ns=(0, 1))
+        time.sleep(0.05)  # the clock of a file system may tick slowly
+        (tmp_path / "new.bmp").replace(file)
+        seen.append(thumbnails.read(file))
+    assert seen[0] != seen[1] == seen[2] == thumbnails.read(file)
+    file.unlink()
+    with pytest.raises(FileNotFoundError):
+        thumbnails.read(file)
 
 
 BEFORE = ["blue/00.png", "red/00.png", "red/01.png", "red/blue.png", "unlabelled/a.png"]
